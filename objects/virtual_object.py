@@ -1,0 +1,137 @@
+"""The three classes that users subclass.
+
+What lives here: what is common to their instances (`key`, `ctx`, guarded attributes) and what subclassing sets off.
+What this file does not know: how a definition is made (definitions.py), or who makes instances (the runtime).
+
+No metaclass, so `class Base(VirtualObject, ABC)` and mixins work; no dataclass_transform, which invents a constructor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from .context import Context, WorkflowContext
+from .definitions import Kind, ServiceDefinition, prepare
+from .errors import StateError
+from .retries import RetryPolicy
+from .source_check import misspelt, settable
+
+if TYPE_CHECKING:
+    from typing import Never
+
+    from .state import State
+
+
+class _Durable:
+    """An instance that a handler runs on; it lives as long as one invocation."""
+
+    __slots__ = ("_perdure_state",)
+
+    _perdure_kind: ClassVar[Kind]
+    _perdure_name: ClassVar[str]
+    _perdure_retry: ClassVar[RetryPolicy | None] = None
+    _perdure_definition: ClassVar[ServiceDefinition | None] = None
+    _perdure_read: ClassVar[ServiceDefinition | None] = None  # not yet checked to be fit to serve
+    _perdure_reference: ClassVar[type | None] = None
+    _perdure_state: State
+
+    if TYPE_CHECKING:
+
+        def __init__(self, never: Never, /) -> None: ...
+
+    else:
+        # Not for checkers: with a __setattr__ in sight they take any attribute for declared.
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            name = type(self).__name__
+            raise TypeError(f"{name} is not constructed; ask for a reference: self.ctx.ref({name}, …)")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            state = self._perdure_state
+            if name in state.fields:
+                state.guard()
+                if not state.writable:
+                    state.refuse_assignment(name)
+                state.values[name] = value
+                state.changed[name] = None
+            elif settable(type(self), name, deletes=False) and name not in state.definition.promises:
+                object.__setattr__(self, name, value)
+            else:
+                _refuse_assignment(self, name)
+
+        def __delattr__(self, name: str) -> None:
+            if name in self._perdure_state.fields:
+                raise StateError(f"{type(self).__name__}.{name} has always a value; assign its empty one")
+            object.__delattr__(self, name)
+
+    def __init_subclass__(cls, *, name: str | None = None, retry: RetryPolicy | None = None) -> None:
+        super().__init_subclass__()
+        if cls.__module__ == __name__:
+            return
+        cls._perdure_definition = cls._perdure_read = None
+        cls._perdure_reference = None
+        cls._perdure_name = cls.__name__ if name is None else name
+        if retry is not None:
+            cls._perdure_retry = retry
+        prepare(cls)
+
+
+def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
+    cls, definition = type(instance), instance._perdure_state.definition  # pyright: ignore[reportPrivateUsage]
+    if name in ("key", "ctx") or name in definition.promises or name in definition.attributes:
+        raise StateError(f"{cls.__name__}.{name} is read-only")
+    raise StateError(misspelt(cls, set(definition.fields), name))
+
+
+class VirtualObject(_Durable):
+    """One long-lived object for each key, with typed state; its exclusive handlers run one at a time.
+
+    Keywords of a subclass: `name` (the name in paths and in the journal, else the class's) and `retry`.
+    """
+
+    __slots__ = ()
+    _perdure_kind = Kind.OBJECT
+
+    @property
+    def key(self) -> str:
+        """The key of this object."""
+        return self._perdure_state.key
+
+    @property
+    def ctx(self) -> Context:
+        """What this invocation may ask of the runtime."""
+        return self._perdure_state.context
+
+
+class Service(_Durable):
+    """Handlers without key and state; any number run at once. Keywords of a subclass: `name` and `retry`."""
+
+    __slots__ = ()
+    _perdure_kind = Kind.SERVICE
+
+    @property
+    def ctx(self) -> Context:
+        """What this invocation may ask of the runtime."""
+        return self._perdure_state.context
+
+
+class Workflow(_Durable):
+    """An object whose `run` executes exactly once for each key; @shared handlers serve before, during and after.
+
+    Keywords of a subclass: `name` and `retry`.
+    """
+
+    __slots__ = ()
+    _perdure_kind = Kind.WORKFLOW
+
+    @property
+    def key(self) -> str:
+        """The id of this workflow."""
+        return self._perdure_state.key
+
+    @property
+    def ctx(self) -> WorkflowContext:
+        """What this invocation may ask of the runtime."""
+        context = self._perdure_state.context
+        assert isinstance(context, WorkflowContext)
+        return context
