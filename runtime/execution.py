@@ -1,0 +1,504 @@
+"""One run of one handler: its coroutine, driven turn by turn.
+
+The same code runs it live and in replay.  Live, a turn's commands, writes and outcome become a record; in replay
+they are compared with the recorded one, and a difference is a ReplayMismatch.  A run is thrown away by a failure, an
+eviction, a kill or the end of the process, and made again from the journal.
+
+This file does not know the journal, the clock or the scheduler (engine.py has them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any, cast
+
+from perdure.objects.definitions import HandlerDefinition, ServiceDefinition, new_instance
+from perdure.objects.errors import (
+    DeadlockError,
+    Failure,
+    InvalidArguments,
+    ReplayMismatch,
+    TerminalError,
+    failure_of,
+    is_terminal,
+    text_of,
+)
+from perdure.objects.state import State
+
+from . import identity
+from .deadlocks import Cycle, find_cycle, message_of
+from .handler_context import HandlerContext, World
+from .invocations import CANCELLATION, START, Delivery, Invocation
+from .kernel import CANCELLED
+from .mute import muted
+from .record_lines import describe_part, divergence
+from .records import (
+    Attach,
+    Attached,
+    Call,
+    CancelCall,
+    CancelStep,
+    Command,
+    Failed,
+    Outcome,
+    PeekPromise,
+    Send,
+    Success,
+    Turn,
+)
+from .settings import Settings
+from .step_calls import StepCall
+from .turn_loop import TurnFailed, TurnLoop, TurnTimer
+from .waits import Wait, words_for
+
+# Any: whatever the handler's annotations say.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class TurnRefused(Exception):
+    """The turn failed, and with it all it did.  `cause` is what the handler raised, or what it ran into."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(text_of(cause))
+        self.cause = cause
+
+
+class CollidedWith(Exception):
+    """The turn would deadlock, but the invocation has committed nothing: it can go behind `queued` and run again."""
+
+    def __init__(self, queued: Invocation) -> None:
+        super().__init__()
+        self.queued = queued
+
+
+class Execution:
+    """`position` deliveries are used up, of which `number` were turns."""
+
+    __slots__ = (
+        "_arguments",
+        "_cancelled",
+        "_context",
+        "_deadlocked",
+        "_handler",
+        "_instance",
+        "_kernel",
+        "_loop",
+        "_main",
+        "_now",
+        "_recorded",
+        "_service",
+        "_settings",
+        "_state",
+        "invocation",
+        "number",
+        "position",
+    )
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        service: ServiceDefinition,
+        handler: HandlerDefinition,
+        world: World,
+        settings: Settings,
+        arguments: Arguments | None = None,
+    ) -> None:
+        """`arguments`: decoded already, for this run alone."""
+        self.invocation = invocation
+        self.position = 0
+        self.number = 0
+        self._service = service
+        self._handler = handler
+        self._arguments = arguments
+        self._kernel = world.kernel
+        self._settings = settings
+        self._now = 0
+        self._recorded: Turn | None = None
+        self._cancelled = False
+        self._deadlocked: list[tuple[int, Failure]] = []
+        self._main: asyncio.Task[Any] | None = None
+        self._context = context = HandlerContext(invocation, service, world)
+        self._loop = TurnLoop(identity.id_bytes(invocation.id), context, callbacks_max=settings.callbacks_max)
+        context.loop = self._loop
+        load = self._load_own if handler.exclusive else self._load_shared
+        self._state = State(service, load, context.check, writable=handler.exclusive)
+        self._instance = new_instance(service, invocation.key, context, self._state)
+
+    # --- turns ----------------------------------------------------------------------------------------------------
+
+    @property
+    def replaying(self) -> bool:
+        return self.number < self.invocation.last_turn
+
+    def next_turn(self) -> Delivery | None:
+        """The next delivery that is a turn; those whose waiter is done are dropped on the way.
+
+        Raises ReplayMismatch if there is none although the journal has another turn.
+        """
+        deliveries = self.invocation.deliveries
+        while self.position < len(deliveries):
+            delivery = deliveries[self.position]
+            self.position += 1
+            if self._wanted(delivery):
+                return delivery
+        if self.replaying:
+            raise ReplayMismatch(
+                f"turn {self.number + 1} of {self.invocation.target}: the journal goes on, the code now waits for "
+                "nothing that was delivered"
+            )
+        return None
+
+    def replay(self, delivery: Delivery) -> None:
+        """Raises ReplayMismatch, or TurnRefused if the handler fails where it had not."""
+        number = self.number + 1
+        recorded = self.invocation.the_history().turns.get(number) or Turn(0, self.invocation.id, number, self.position)
+        self._loop.silent = True
+        try:
+            with muted():
+                self._drive(delivery, recorded)
+            self._refuse_divergence(number)
+            turn = self._collect(recorded.at)
+        except TurnRefused as refused:
+            self._refuse_divergence(number)
+            raise ReplayMismatch(
+                f"turn {number} of {self.invocation.target}: the journal goes on, the code now raises "
+                f"{type(refused.cause).__name__}: {refused}"
+            ) from refused
+        if turn is None:
+            turn = Turn(recorded.at, self.invocation.id, number, self.position)
+        if difference := difference_of(recorded, turn):
+            raise ReplayMismatch(f"turn {number} of {self.invocation.target}: {difference}")
+        self.number = number
+
+    def _refuse_divergence(self, number: int) -> None:
+        if self._context.diverged is not None:
+            raise ReplayMismatch(f"turn {number} of {self.invocation.target}: {self._context.diverged}")
+
+    def run(self, delivery: Delivery, at: int) -> Turn | None:
+        """The record of a live turn, or None if it did nothing.  Raises TurnRefused, CollidedWith."""
+        self._loop.silent = False
+        self._drive(delivery, None)
+        turn = self._collect(at)
+        self.number += 1
+        return turn
+
+    def adopt(self, invocation: Invocation) -> None:
+        """The invocation has got into the journal: from here on that one counts."""
+        self.invocation = self._context.current = invocation
+
+    def drop(self) -> None:
+        """Nothing of this run may have an effect from here on, whatever its code does when it is closed."""
+        self._loop.drop()
+
+    def discard(self) -> None:
+        """The handler has ended: free its frames without the collector's help."""
+        self._loop.discard()
+        del self._state, self._instance  # both lead back here
+        self._main = None
+
+    def on_divergence(self, callback: Callable[[str], None] | None) -> None:
+        """`callback` is called in the line of the handler that asks for something else than the journal has."""
+        self._context.on_divergence = callback
+
+    @property
+    def patches(self) -> dict[str, bool]:
+        """Which way the handler went at each `ctx.patched(name)` so far."""
+        return self._context.patches
+
+    def step(self, command: int) -> StepCall | None:
+        """The step that the handler asked for by `command`; None if it doesn't want it any more."""
+        return self._context.steps.get(command)
+
+    def refuses(self, command: int, value: bytes) -> str | None:
+        """Why the awakeable `command` can't hold `value`."""
+        codec = self._context.codecs.get(command)
+        if codec is None:
+            return None
+        try:
+            codec.unpack_hostile(value)
+        except InvalidArguments as error:
+            return str(error)
+        return None
+
+    # --- inside a turn --------------------------------------------------------------------------------------------
+
+    def _wanted(self, delivery: Delivery) -> bool:
+        if delivery.command >= 0:
+            waiter = self._context.waiting.get(delivery.command)
+            if waiter is None or isinstance(waiter, TurnTimer):
+                return waiter is not None and not waiter.cancelled()
+            return not waiter.done()
+        return delivery.command == START or (self._main is not None and not self._main.done())
+
+    def _drive(self, delivery: Delivery, recorded: Turn | None) -> None:
+        self._recorded = recorded
+        self._context.begin_turn(recorded)
+        self._deadlocked = []
+        if delivery.command == START:
+            self._arguments = self._arguments or self._handler.decode_arguments(self.invocation.arguments)
+        self._now = max(self._now, delivery.at)
+        self._state.begin_turn()
+        loop = self._loop
+        try:
+            loop.run(self._now, lambda: self._hand_over(delivery))
+            while (
+                (self._context.new_waits or recorded is not None)
+                and not self._ended
+                and not loop.dead
+                and (refused := self._next_refused_wait()) is not None
+            ):
+                wait, failure = refused
+                self._deadlocked.append((wait.command, failure))
+                loop.run(None, partial(self._context.refuse_wait, wait, failure))
+            if self._ended and not loop.dead:  # dead: it diverged, and what is left of it is dropped
+                loop.cancel_leftovers()
+        except TurnFailed as error:
+            raise TurnRefused(error.__cause__ or error) from error
+
+    @property
+    def _ended(self) -> bool:
+        return self._main is not None and self._main.done()
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        if delivery.command == START:
+            self._main = self._loop.start(self._begin())
+        elif delivery.command == CANCELLATION:
+            self._cancelled = True
+            if self._main is not None:
+                self._main.cancel()
+        else:
+            self._hand_to_waiter(delivery)
+
+    def _hand_to_waiter(self, delivery: Delivery) -> None:
+        waiting, outcome = self._context.waiting, delivery.outcome
+        waiter = waiting[delivery.command]
+        if not delivery.more:
+            del waiting[delivery.command]
+        if isinstance(waiter, TurnTimer):
+            self._loop.fire(waiter)
+            return
+        assert outcome is not None
+        if isinstance(waiter, Wait):
+            waiter.set_result(outcome)
+        else:
+            waiter.deliver(outcome, more=delivery.more)
+        if not delivery.more:
+            self._context.steps.pop(delivery.command, None)
+
+    def _begin(self) -> Coroutine[Any, Any, Any]:
+        assert self._arguments is not None
+        args, kwargs = self._arguments
+        self._arguments = None
+        coroutine: Coroutine[Any, Any, Any] = self._handler.fn(self._instance, *args, **kwargs)
+        if self._handler.timeout_seconds is not None:
+            return _with_timeout(coroutine, self._handler.timeout_seconds)
+        return coroutine
+
+    # --- waits that would never end -------------------------------------------------------------------------------
+
+    def _next_refused_wait(self) -> tuple[Wait, Failure] | None:
+        """The next wait begun in this turn that can't be allowed, with what its await raises."""
+        new_waits = self._context.new_waits
+        if self._recorded is not None:
+            new_waits.clear()
+            return self._next_recorded_refusal(self._recorded)
+        while new_waits:
+            wait, subject = new_waits.pop(0)
+            if wait.done():
+                continue
+            cycle = self._cycle_closed_by(wait)
+            if cycle is None:
+                continue
+            if cycle.queued is not None and self._may_go_behind(cycle.queued):
+                raise CollidedWith(cycle.queued)
+            return wait, failure_of(DeadlockError(message_of(self.invocation, words_for(subject), cycle)))
+        return None
+
+    def _may_go_behind(self, queued: Invocation) -> bool:
+        """Nothing of it has happened yet, and nobody has told it anything that it would have to be told again.
+
+        Behind the same one only once: that one has ended when we run again, unless it was itself put behind us, and
+        then the two would give way to each other for ever.
+        """
+        invocation = self.invocation
+        untouched = invocation.last_turn == 0 and invocation.exclusive and not invocation.cancel_requested
+        return untouched and queued.id not in invocation.put_behind
+
+    def _next_recorded_refusal(self, recorded: Turn) -> tuple[Wait, Failure] | None:
+        if len(self._deadlocked) >= len(recorded.deadlocked):
+            return None
+        command, failure = recorded.deadlocked[len(self._deadlocked)]
+        wait = self._context.waiting.get(command)
+        if type(wait) is not Wait or wait.done():
+            raise ReplayMismatch(f"turn {recorded.number} of {self.invocation.target}: a wait that was refused is gone")
+        return wait, failure
+
+    def _cycle_closed_by(self, wait: Wait) -> Cycle | None:
+        kernel, invocation = self._kernel, self.invocation
+        history = invocation.history
+        made = None if history is None else history.calls.get(wait.command)
+        first = self._first_behind(wait.command) if made is None else kernel.invocations.get(made)
+        return None if first is None else find_cycle(kernel, invocation, first)
+
+    def _first_behind(self, index: int) -> Invocation | None:
+        """Whom a wait that begins in the turn that asks for it would have to wait for."""
+        command = self._context.commands.get(index)
+        if type(command) is Attach:
+            return self._known_or_made_now(command.id)
+        if type(command) is not Call:
+            return None
+        if type(command.verdict) is Attached:
+            return self._known_or_made_now(command.verdict.id)
+        return self._holder_for(command)
+
+    def _known_or_made_now(self, id: str) -> Invocation | None:
+        made = self._context.made_in_this_turn(id)
+        return self._kernel.invocations.get(id) if made is None else self._holder_for(made)
+
+    def _holder_for(self, command: Call | Send) -> Invocation | None:
+        entry = self._kernel.entry(command.service, command.key) if command.exclusive else None
+        return None if entry is None else entry.holder
+
+    # --- what the turn did ----------------------------------------------------------------------------------------
+
+    def _collect(self, at: int) -> Turn | None:
+        context = self._context
+        outcome, keep = self._outcome() if self._ended else (None, True)
+        writes: dict[str, bytes] = {}
+        commands: list[Command] = []
+        if keep:
+            try:
+                writes = self._state.collect_writes()
+            except Exception as error:
+                raise TurnRefused(error) from error
+            commands = list(context.commands.values())
+            if len(commands) > self._settings.turn_commands_max:
+                raise TurnRefused(_too_many(len(commands), self._settings.turn_commands_max))
+        else:
+            # What this turn did is undone, but what it stopped waiting for must not run on.
+            commands = [command for command in context.commands.values() if type(command) in (CancelCall, CancelStep)]
+        if commands and outcome is not None:
+            commands = [command for command in commands if type(command) is not PeekPromise]
+        if context.commands:
+            context.commands = {}
+        context.new_waits.clear()
+        reads = {} if outcome is not None or self._handler.exclusive else self._state.reads
+        patched, context.patched_now = context.patched_now, []
+        gave_up, context.gave_up = context.gave_up, False
+        told = context.attempt_was_read and context.attempt > 1  # a replay has to tell it the same
+        if outcome is None and not (writes or commands or reads or self._deadlocked or patched or told):
+            return None
+        return Turn(
+            at,
+            self.invocation.id,
+            self.number + 1,
+            self.position,
+            writes,
+            commands,
+            outcome,
+            dict(reads),
+            self._deadlocked,
+            patched,
+            gave_up,
+            context.attempt,
+        )
+
+    def _outcome(self) -> tuple[Outcome, bool]:
+        """How the handler ended, and whether what its last turn did stays."""
+        main = self._main
+        assert main is not None
+        if main.cancelled():
+            if not self._cancelled:
+                raise TurnRefused(asyncio.CancelledError("raised by the handler, though nobody had cancelled it"))
+            return CANCELLED, True
+        error = main.exception()
+        if error is None:
+            try:
+                return Success(self._handler.encode_result(main.result())), True
+            except TerminalError as unfit:
+                return Failed(failure_of(unfit)), False
+        if not is_terminal(error):
+            raise TurnRefused(error) from error
+        rolls_back = bool(self._deadlocked) and _has_deadlock(error)
+        return Failed(failure_of(error)), not rolls_back and _all_said_so(error)
+
+    def never_awaited(self) -> list[str]:
+        return [words_for(call.subject) for call in self._context.owned if not call.awaited]
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def _load_own(self, field: str) -> bytes | None:
+        """What the field was when the invocation started."""
+        history = self.invocation.history
+        if history is not None and field in history.before:
+            return history.before[field]
+        return self._load_committed(field)
+
+    def _load_shared(self, field: str) -> bytes | None:
+        recorded = self._recorded
+        if recorded is None:
+            return self._load_committed(field)
+        if field not in recorded.reads:
+            self._context.diverge(f"the journal has no read of {field}, the code now reads it")
+        return recorded.reads[field]
+
+    def _load_committed(self, field: str) -> bytes | None:
+        entry = self._kernel.entry(self.invocation.service, self.invocation.key)
+        return None if entry is None else entry.fields.get(field)
+
+
+async def _with_timeout(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    async with asyncio.timeout(seconds):
+        return await coroutine
+
+
+def _all_said_so(error: BaseException) -> bool:
+    """Whether all that ended the handler are TerminalErrors or cancellation: an uncaught timeout keeps nothing."""
+    return all(isinstance(leaf, TerminalError | asyncio.CancelledError) for leaf in _leaves(error))
+
+
+def _has_deadlock(error: BaseException) -> bool:
+    return any(isinstance(leaf, DeadlockError) for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, and of groups in it; of any other just itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _too_many(asked: int, limit: int) -> Exception:
+    return RuntimeError(
+        f"one turn asked for {asked} calls, messages and timers, the limit is {limit}: await in between"
+    )
+
+
+def difference_of(recorded: Turn, replayed: Turn) -> str | None:
+    """Both sides of the first difference, for the person whose code changed."""
+    for was, is_ in zip(recorded.commands, replayed.commands, strict=False):
+        if was != is_:
+            return divergence(was, is_)
+    longer = max(recorded.commands, replayed.commands, key=len)
+    shorter = min(len(recorded.commands), len(replayed.commands))
+    if len(longer) > shorter:
+        side = "the journal has" if longer is recorded.commands else "the code now does"
+        other = "the code now does nothing" if longer is recorded.commands else "the journal has nothing"
+        return f"{side} {describe_part(longer[shorter])}, {other} there"
+    if recorded.writes != replayed.writes:
+        return _difference_of_writes(recorded.writes, replayed.writes)
+    if replayed.outcome is not None:
+        return f"the journal goes on, the code now ends with {describe_part(replayed.outcome)}"
+    return None
+
+
+def _difference_of_writes(recorded: dict[str, bytes], replayed: dict[str, bytes]) -> str:
+    field = next(f for f in sorted({*recorded, *replayed}) if recorded.get(f) != replayed.get(f))
+    was, is_ = (
+        "nothing" if side.get(field) is None else side[field].decode(errors="replace") for side in (recorded, replayed)
+    )
+    return f"the journal wrote {was} to {field}, the code now writes {is_}"

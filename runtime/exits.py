@@ -1,0 +1,28 @@
+"""The exit codes of `perdure`, and the error that stands for a start refused.
+
+    0    stopped as asked
+    2    the command line, a TARGET, a settings file or an address can't be used; nothing was touched
+    10   another process holds the data directory
+    11   the data directory was written by a newer version
+    12   the data directory is damaged
+    13   the data directory can't be written
+    14   a sync failed: the last batch may be lost, and nobody was told otherwise
+    15   an internal error; what was acknowledged is safe
+    130  interrupted before there was anything to stop
+
+10 to 14 are raised by `perdure.journal`, whose errors carry their code. A supervisor may start again after 14 and 15,
+and should leave 2 and 10 to 13 to a person.
+"""
+
+USAGE = 2
+IN_USE = 10
+DAMAGED = 12
+NOT_WRITABLE = 13
+INTERNAL = 15
+INTERRUPTED = 130
+
+
+class StartRefused(Exception):
+    """The process can't start as asked; `str()` is the one line for people, `exit_code` what the process exits with."""
+
+    exit_code: int = USAGE

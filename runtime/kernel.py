@@ -1,0 +1,626 @@
+"""The kernel: the state of a partition, and the one function that changes it.
+
+`apply(record)` reads the record and the state, nothing else: no settings, no code, no clock, no I/O.  Recovery is
+`apply` in a loop, so what holds live holds after a crash.  What was decided, and why, is not known here (engine.py
+and execution.py decide); what has to happen next is read off the state: `ready` lists the invocations that have a
+delivery to be driven by, `ended` those whose outcome somebody outside may wait for, `timers` what is due.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from perdure.objects.errors import Failure
+
+from . import identity
+from .invocations import (
+    CANCELLATION,
+    START,
+    Delivery,
+    History,
+    Invocation,
+    ObjectEntry,
+    PromiseState,
+    Status,
+    StepState,
+)
+from .records import (
+    Attach,
+    Attached,
+    Attempted,
+    AwaitPromise,
+    Awakeable,
+    Call,
+    Cancel,
+    CancelCall,
+    Cancelled,
+    CancelStep,
+    CancelTimer,
+    Complete,
+    CompletePromise,
+    Due,
+    Failed,
+    Invoked,
+    Killed,
+    Notified,
+    Outcome,
+    Paused,
+    PeekPromise,
+    Purged,
+    PutBack,
+    Receive,
+    Record,
+    Refused,
+    Resumed,
+    Run,
+    Send,
+    Signal,
+    Signalled,
+    Success,
+    Timer,
+    Turn,
+)
+from .timers import JOIN_MAILBOX, RETRY, Timers
+
+CANCELLED: Final = Failed(Failure("Cancelled", "the invocation was cancelled", 409))
+KILLED: Final = Failed(Failure("Killed", "the invocation was killed", 409))
+
+UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, or its retention time is over", 404))
+
+RUN_ONCE: Final = "\0run"
+"""The idempotency key of a workflow's `run`: no user's key has a control character."""
+
+_ObjectKey = tuple[str, str]
+_IdempotencyKey = tuple[str, str, str, str]
+
+
+class Kernel:
+    """One partition's memory.  Change it by `apply` only."""
+
+    def __init__(self) -> None:
+        self.objects: dict[_ObjectKey, ObjectEntry] = {}
+        self.invocations: dict[str, Invocation] = {}
+        self.idempotency: dict[_IdempotencyKey, str] = {}
+        self.awakeables: dict[str, tuple[str, int]] = {}
+        self.retention: deque[Invocation] = deque()  # what has ended and is retained, in the order of its end
+        self.workflows: deque[Invocation] = deque()  # the same of workflows' runs, which are kept longer
+        self.timers = Timers()
+        self.ready: deque[Invocation] = deque()
+        self.ended: list[Invocation] = []
+        self.rewound: list[Invocation] = []  # a delivery was put before what a run of theirs may have got
+        self.queued = 0  # in mailboxes or scheduled, of all objects
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def entry(self, service: str, key: str) -> ObjectEntry | None:
+        return self.objects.get((service, key))
+
+    def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
+        id = self.idempotency.get((service, key, handler, idempotency_key))
+        return None if id is None else self.invocations.get(id)
+
+    def promise(self, service: str, key: str, name: str) -> Outcome | None:
+        entry = self.objects.get((service, key))
+        state = None if entry is None or entry.promises is None else entry.promises.get(name)
+        return None if state is None else state.outcome
+
+    def awakeable(self, id: str) -> tuple[Invocation, int] | None:
+        """Whose it is, and by which command."""
+        id_and_command = self.awakeables.get(id)
+        invocation = None if id_and_command is None else self.invocations.get(id_and_command[0])
+        return None if invocation is None or id_and_command is None else (invocation, id_and_command[1])
+
+    # --- the records ----------------------------------------------------------------------------------------------
+
+    def apply(self, record: Record) -> None:
+        self._APPLY[type(record)](self, record)
+
+    def _invoked(self, record: Invoked) -> None:
+        self._admit(
+            Invocation(
+                record.id,
+                record.seed,
+                record.service,
+                record.key,
+                record.handler,
+                record.exclusive,
+                record.arguments,
+                record.at,
+                record.retained,
+                record.headers,
+                record.idempotency_key,
+                record.due,
+            ),
+            record.at,
+        )
+
+    def _due(self, record: Due) -> None:
+        invocation = self.invocations.get(record.id)
+        if invocation is not None and invocation.status is Status.SCHEDULED:
+            self.queued -= 1
+            self.timers.clear(record.id, JOIN_MAILBOX)
+            self._join_mailbox(invocation, record.at)
+
+    def _turn(self, record: Turn) -> None:
+        invocation = self.invocations[record.id]
+        # Before the commands: one of them may look at this invocation, and even cancel it.
+        invocation.consumed = record.consumed
+        invocation.last_turn = record.number
+        invocation.failing = False
+        if invocation.attempts:
+            invocation.attempts = invocation.deaths = 0
+            self._clear_backoff(invocation)
+        if record.writes:
+            self._write(invocation, record)
+        for command in record.commands:
+            self._COMMAND[type(command)](self, invocation, command, record.at)
+        if record.outcome is None:
+            invocation.the_history().turns[record.number] = record
+        else:
+            self._end(invocation, record.outcome, record.at)
+
+    def _notified(self, record: Notified) -> None:
+        invocation = self.invocations.get(record.id)
+        if invocation is None or invocation.ended:
+            return
+        if record.more:
+            self._item(invocation, record)
+        elif invocation.history is not None:
+            history = invocation.history
+            timer = history.timers.pop(record.command, None)
+            if history.steps.pop(record.command, None) is not None or timer is not None:
+                self.timers.clear(record.id, record.command)  # live it is taken out already, in a recovery it is not
+        if invocation.awakeables is not None and record.command in invocation.awakeables:
+            invocation.awakeables[record.command] = record.outcome
+        invocation.attempts = invocation.deaths = 0
+        self._deliver(invocation, Delivery(record.at, record.command, record.outcome, record.more))
+
+    def _item(self, invocation: Invocation, record: Notified) -> None:
+        step = invocation.the_history().steps.get(record.command)
+        if step is not None and type(record.outcome) is Success:
+            step.items.append(record.outcome.value)
+            step.attempts = 0
+
+    def _signalled(self, record: Signalled) -> None:
+        invocation = self.invocations.get(record.id)
+        if invocation is not None and not invocation.ended:
+            self._signal(invocation, record.name, record.outcome, record.at)
+
+    def _attempted(self, record: Attempted) -> None:
+        invocation = self.invocations[record.id]
+        if record.command is not None:
+            self._step_attempted(invocation, record, record.command)
+            return
+        if not invocation.attempts:
+            invocation.failing_since = record.at
+        invocation.attempts += 1
+        invocation.deaths += record.died
+        invocation.last_failure = record.failure
+        invocation.failing = True
+        self._clear_backoff(invocation)  # in a recovery, of the attempt before
+        invocation.next_attempt_at = record.next_at
+        if record.next_at is None:
+            self._pause(invocation)
+        else:
+            self.timers.set(record.next_at, invocation.id, RETRY)
+
+    def _step_attempted(self, invocation: Invocation, record: Attempted, command: int) -> None:
+        step = None if invocation.history is None else invocation.history.steps.get(command)
+        if step is None:
+            return
+        if not step.attempts:
+            step.failing_since = record.at
+        step.attempts += 1
+        step.deaths = step.deaths + 1 if record.died else 0
+        step.next_attempt_at = record.next_at
+        invocation.last_failure = record.failure
+        if record.next_at is not None:
+            self.timers.set(record.next_at, invocation.id, command)
+
+    def _put_back(self, record: PutBack) -> None:
+        invocation = self.invocations[record.id]
+        entry = self.objects[invocation.service, invocation.key]
+        position = entry.mailbox.index(self.invocations[record.behind]) + 1
+        entry.mailbox.insert(position, invocation)
+        self.queued += 1
+        invocation.status = Status.PENDING
+        invocation.deliveries.clear()
+        invocation.put_behind |= {record.behind}
+        entry.holder = None
+        self._pass_key_on(entry, record.at)
+
+    def _cancelled(self, record: Cancelled) -> None:
+        invocation = self.invocations.get(record.id)
+        if invocation is not None:
+            self._cancel(invocation, record.at)
+
+    def _killed(self, record: Killed) -> None:
+        doomed = [self.invocations.get(record.id)]
+        while doomed:
+            invocation = doomed.pop()
+            if invocation is None or invocation.ended:
+                continue
+            if (history := invocation.history) is not None:
+                doomed.extend(self.invocations.get(history.calls[command]) for command in history.owned)
+            self._abandon_queue(invocation)
+            self._end(invocation, KILLED, record.at)
+
+    def _paused(self, record: Paused) -> None:
+        invocation = self.invocations[record.id]
+        invocation.last_failure = record.failure
+        invocation.failing = True
+        self._pause(invocation)
+
+    def _resumed(self, record: Resumed) -> None:
+        invocation = self.invocations.get(record.id)
+        if invocation is None or invocation.ended:
+            return
+        invocation.attempts = invocation.deaths = 0
+        self.make_attempt(invocation)
+
+    def _purged(self, record: Purged) -> None:
+        for id in record.ids:
+            self._forget(self.invocations.get(id))
+        for retained in (self.retention, self.workflows):
+            while retained and retained[0].id not in self.invocations:
+                retained.popleft()
+
+    # --- the commands of a turn -----------------------------------------------------------------------------------
+
+    def _call(self, caller: Invocation, command: Call, at: int) -> None:
+        verdict = command.verdict
+        if type(verdict) is Refused:
+            return
+        if type(verdict) is Attached:
+            self._wait_for(caller, command.index, verdict.id, at)
+            return
+        callee = self._child(caller, command, at, command.idempotency_key is not None)
+        history = caller.the_history()
+        history.calls[command.index] = callee.id
+        history.owned.add(command.index)
+        callee.waiters = [(caller.id, command.index)]
+        self._admit(callee, at)
+
+    def _send(self, caller: Invocation, command: Send, at: int) -> None:
+        if command.verdict is None:
+            self._admit(self._child(caller, command, at, True, command.due), at)
+
+    def _timer(self, invocation: Invocation, command: Timer, at: int) -> None:
+        invocation.the_history().timers[command.index] = command.due
+        self.timers.set(command.due, invocation.id, command.index)
+
+    def _cancel_timer(self, invocation: Invocation, command: CancelTimer, at: int) -> None:
+        if invocation.the_history().timers.pop(command.timer, None) is not None:
+            self.timers.clear(invocation.id, command.timer)
+
+    def _cancel_call(self, caller: Invocation, command: CancelCall, at: int) -> None:
+        history = caller.the_history()
+        callee = self.invocations.get(history.calls.pop(command.call, ""))
+        made_it = command.call in history.owned
+        history.owned.discard(command.call)
+        if callee is None or callee.ended:
+            return
+        callee.remove_waiter(caller.id, command.call)
+        if not made_it:
+            return
+        still = [waiting for id, waiting in callee.waiters or () if id == caller.id]
+        if still:  # the caller attached to it a second time: that one is its maker from now on
+            history.owned.add(still[0])
+        else:
+            self._cancel(callee, at)
+
+    def _attach(self, invocation: Invocation, command: Attach, at: int) -> None:
+        if command.verdict is None:
+            self._wait_for(invocation, command.index, command.id, at)
+
+    def _cancel_other(self, invocation: Invocation, command: Cancel, at: int) -> None:
+        other = self.invocations.get(command.id)
+        if other is not None:
+            self._cancel(other, at)
+
+    def _run(self, invocation: Invocation, command: Run, at: int) -> None:
+        invocation.the_history().steps[command.index] = StepState()
+
+    def _cancel_step(self, invocation: Invocation, command: CancelStep, at: int) -> None:
+        if invocation.the_history().steps.pop(command.step, None) is not None:
+            self.timers.clear(invocation.id, command.step)
+
+    def _awakeable(self, invocation: Invocation, command: Awakeable, at: int) -> None:
+        if invocation.awakeables is None:
+            invocation.awakeables = {}
+        invocation.awakeables[command.index] = None
+        self.awakeables[identity.awakeable_id(invocation.seed, command.index)] = (invocation.id, command.index)
+
+    def _complete(self, invocation: Invocation, command: Complete, at: int) -> None:
+        owner = self.awakeable(command.id)
+        if owner is not None and owner[0].awakeables is not None and owner[0].awakeables.get(owner[1]) is not None:
+            return  # the same value again is nothing
+        if command.verdict is None and owner is not None:
+            self._notified(Notified(at, owner[0].id, owner[1], command.outcome))
+
+    def _receive(self, invocation: Invocation, command: Receive, at: int) -> None:
+        history = invocation.the_history()
+        if values := history.received.get(command.name):
+            self._deliver(invocation, Delivery(at, command.index, values.popleft()))
+        else:
+            history.receivers.setdefault(command.name, deque()).append(command.index)
+
+    def _signal_other(self, invocation: Invocation, command: Signal, at: int) -> None:
+        other = self.invocations.get(command.id)
+        if command.verdict is None and other is not None and not other.ended:
+            self._signal(other, command.name, command.outcome, at)
+
+    def _await_promise(self, invocation: Invocation, command: AwaitPromise, at: int) -> None:
+        promise = self._promise(invocation, command.name)
+        if promise.outcome is not None:
+            self._deliver(invocation, Delivery(at, command.index, promise.outcome))
+        else:
+            promise.waiters.append((invocation.id, command.index))
+
+    def _complete_promise(self, invocation: Invocation, command: CompletePromise, at: int) -> None:
+        promise = self._promise(invocation, command.name)
+        if command.verdict is not None or promise.outcome is not None:
+            return
+        promise.outcome = command.outcome
+        for id, waiter in promise.waiters:
+            self._give(self.invocations.get(id), Delivery(at, waiter, command.outcome))
+        promise.waiters.clear()
+
+    def _peek_promise(self, invocation: Invocation, command: PeekPromise, at: int) -> None:
+        """Recorded for the replay alone."""
+
+    # --- the parts they share -------------------------------------------------------------------------------------
+
+    def _signal(self, invocation: Invocation, name: str, outcome: Outcome, at: int) -> None:
+        history = invocation.the_history()
+        if receivers := history.receivers.get(name):
+            self._deliver(invocation, Delivery(at, receivers.popleft(), outcome))
+        else:
+            history.received.setdefault(name, deque()).append(outcome)
+
+    def _promise(self, invocation: Invocation, name: str) -> PromiseState:
+        entry = self._entry_of(invocation)
+        if entry.promises is None:
+            entry.promises = {}
+        return entry.promises.setdefault(name, PromiseState())
+
+    def _entry_of(self, invocation: Invocation) -> ObjectEntry:
+        entry = self.objects.get((invocation.service, invocation.key))
+        if entry is None:
+            entry = self.objects[invocation.service, invocation.key] = ObjectEntry()
+        return entry
+
+    def _child(
+        self, caller: Invocation, command: Call | Send, at: int, retained: bool, due: int | None = None
+    ) -> Invocation:
+        id, seed = identity.child(caller.seed, command.index, command.service, command.key)
+        return Invocation(
+            id,
+            seed,
+            command.service,
+            command.key,
+            command.handler,
+            command.exclusive,
+            command.arguments,
+            at,
+            retained,
+            command.headers,
+            command.idempotency_key,
+            due,
+            caller.id,
+            caller.depth + 1,
+        )
+
+    def _admit(self, invocation: Invocation, at: int) -> None:
+        self.invocations[invocation.id] = invocation
+        if invocation.idempotency_key is not None:
+            target = (invocation.service, invocation.key, invocation.handler, invocation.idempotency_key)
+            self.idempotency[target] = invocation.id
+        if invocation.due is None:
+            self._join_mailbox(invocation, at)
+        else:
+            self.queued += 1
+            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
+
+    def _join_mailbox(self, invocation: Invocation, at: int) -> None:
+        if not invocation.exclusive:
+            self._start(invocation, at)
+            return
+        entry = self._entry_of(invocation)
+        if entry.holder is None:
+            entry.holder = invocation
+            self._start(invocation, at)
+        else:
+            invocation.status = Status.PENDING
+            entry.mailbox.append(invocation)
+            self.queued += 1
+
+    def _start(self, invocation: Invocation, at: int) -> None:
+        invocation.status = Status.OPEN
+        self._deliver(invocation, Delivery(at, START))
+
+    def _pass_key_on(self, entry: ObjectEntry, at: int) -> None:
+        if entry.mailbox:
+            entry.holder = entry.mailbox.popleft()
+            self.queued -= 1
+            self._start(entry.holder, at)
+
+    def _deliver(self, invocation: Invocation, delivery: Delivery) -> None:
+        invocation.deliveries.append(delivery)
+        self.wake(invocation)
+
+    def wake(self, invocation: Invocation) -> None:
+        """Look at it again; what it turns out to be ready for is read off its state."""
+        if not invocation.in_ready_queue:
+            invocation.in_ready_queue = True
+            self.ready.append(invocation)
+
+    def make_attempt(self, invocation: Invocation) -> None:
+        """A backoff is over, or was cut short."""
+        self._clear_backoff(invocation)
+        if invocation.status is Status.PAUSED:
+            invocation.status = Status.OPEN
+        self.wake(invocation)
+
+    def try_step(self, invocation: Invocation, command: int) -> bool:
+        """A step's backoff is over.  False if `command` is no open step."""
+        step = None if invocation.history is None else invocation.history.steps.get(command)
+        if step is None:
+            return False
+        step.next_attempt_at = None
+        self.wake(invocation)
+        return True
+
+    def _write(self, invocation: Invocation, record: Turn) -> None:
+        fields = self.objects[invocation.service, invocation.key].fields
+        if record.outcome is None:
+            before = invocation.the_history().before
+            for field in record.writes:
+                before.setdefault(field, fields.get(field))
+        fields.update(record.writes)
+
+    def _wait_for(self, waiter: Invocation, command: int, id: str, at: int) -> None:
+        other = self.invocations.get(id)
+        if other is None or other.outcome is not None:
+            outcome = None if other is None else other.outcome
+            self._deliver(waiter, Delivery(at, command, outcome or UNKNOWN))
+            return
+        waiter.the_history().calls[command] = id
+        other.add_waiter(waiter.id, command)
+
+    def _pause(self, invocation: Invocation) -> None:
+        self._clear_backoff(invocation)
+        invocation.status = Status.PAUSED
+
+    def _clear_backoff(self, invocation: Invocation) -> None:
+        if invocation.next_attempt_at is not None:
+            self.timers.clear(invocation.id, RETRY)
+            invocation.next_attempt_at = None
+
+    def _cancel(self, invocation: Invocation, at: int) -> None:
+        if invocation.ended or invocation.cancel_requested:
+            return
+        invocation.cancel_requested = True
+        if invocation.last_turn == 0:  # nothing of it has happened yet, so there is nothing to clean up
+            self._abandon_queue(invocation)
+            self._end(invocation, CANCELLED, at)
+            return
+        if invocation.failing:
+            # Before the delivery that keeps failing, or the cancellation would wait behind it for ever.
+            invocation.deliveries.insert(invocation.consumed, Delivery(at, CANCELLATION))
+            self.rewound.append(invocation)
+        else:
+            invocation.deliveries.append(Delivery(at, CANCELLATION))
+        self.make_attempt(invocation)
+
+    def _abandon_queue(self, invocation: Invocation) -> None:
+        if invocation.status is Status.SCHEDULED:
+            self.timers.clear(invocation.id, JOIN_MAILBOX)
+            self.queued -= 1
+        elif invocation.status is Status.PENDING:
+            self.objects[invocation.service, invocation.key].mailbox.remove(invocation)
+            self.queued -= 1
+
+    def _end(self, invocation: Invocation, outcome: Outcome, at: int) -> None:
+        entry = self.objects.get((invocation.service, invocation.key)) if invocation.exclusive else None
+        self._clear_backoff(invocation)
+        if invocation.history is not None:
+            self._leave(invocation, invocation.history)
+        invocation.status = Status.ENDED
+        invocation.outcome = outcome
+        invocation.ended_at = at
+        if invocation.waiters is not None:
+            for waiter_id, command in invocation.waiters:
+                self._give(self.invocations.get(waiter_id), Delivery(at, command, outcome))
+            invocation.waiters = None
+        invocation.deliveries = []
+        self.ended.append(invocation)
+        self._retain_or_forget(invocation, outcome)
+        if entry is not None and entry.holder is invocation:
+            entry.holder = None
+            self._pass_key_on(entry, at)
+            if entry.blank:
+                del self.objects[invocation.service, invocation.key]
+
+    def _leave(self, invocation: Invocation, history: History) -> None:
+        """What it still waited for goes on without it; its journal isn't needed any more."""
+        for command in (*history.timers, *history.steps):
+            self.timers.clear(invocation.id, command)
+        for command, id in history.calls.items():
+            if (other := self.invocations.get(id)) is not None and not other.ended:
+                other.remove_waiter(invocation.id, command)
+        invocation.history = None
+
+    def _give(self, waiter: Invocation | None, delivery: Delivery) -> None:
+        if waiter is None or waiter.ended:
+            return
+        history = waiter.the_history()
+        history.calls.pop(delivery.command, None)
+        history.owned.discard(delivery.command)
+        self._deliver(waiter, delivery)
+
+    def _retain_or_forget(self, invocation: Invocation, outcome: Outcome) -> None:
+        if invocation.retained or type(outcome) is Failed:
+            invocation.retained = True
+            (self.workflows if invocation.idempotency_key == RUN_ONCE else self.retention).append(invocation)
+        else:
+            self._forget(invocation)
+
+    def _forget(self, invocation: Invocation | None) -> None:
+        if invocation is None or not invocation.ended:
+            return
+        del self.invocations[invocation.id]
+        if invocation.awakeables is not None:
+            for command in invocation.awakeables:
+                self.awakeables.pop(identity.awakeable_id(invocation.seed, command), None)
+        if invocation.idempotency_key is not None:
+            target = (invocation.service, invocation.key, invocation.handler, invocation.idempotency_key)
+            if self.idempotency.get(target) == invocation.id:
+                del self.idempotency[target]
+        if invocation.idempotency_key == RUN_ONCE:
+            self._forget_workflow(invocation)
+
+    def _forget_workflow(self, run: Invocation) -> None:
+        """Its retention time is over: state and promises go with the outcome."""
+        entry = self.objects.get((run.service, run.key))
+        if entry is not None and entry.holder is None and not entry.mailbox:
+            del self.objects[run.service, run.key]
+
+    # --- which is which ---------------------------------------------------------------------------------------------
+
+    # Any: each entry takes the type it is listed under, which a dict's type can't say.
+    _APPLY: ClassVar[dict[type[Record], Callable[[Kernel, Any], None]]] = {
+        Invoked: _invoked,
+        Due: _due,
+        Turn: _turn,
+        Notified: _notified,
+        Signalled: _signalled,
+        Attempted: _attempted,
+        PutBack: _put_back,
+        Cancelled: _cancelled,
+        Killed: _killed,
+        Paused: _paused,
+        Resumed: _resumed,
+        Purged: _purged,
+    }
+
+    _COMMAND: ClassVar[dict[type[Any], Callable[[Kernel, Invocation, Any, int], None]]] = {
+        Call: _call,
+        Send: _send,
+        Timer: _timer,
+        CancelTimer: _cancel_timer,
+        CancelCall: _cancel_call,
+        Attach: _attach,
+        Cancel: _cancel_other,
+        Run: _run,
+        CancelStep: _cancel_step,
+        Awakeable: _awakeable,
+        Complete: _complete,
+        Receive: _receive,
+        Signal: _signal_other,
+        AwaitPromise: _await_promise,
+        CompletePromise: _complete_promise,
+        PeekPromise: _peek_promise,
+    }

@@ -1,0 +1,200 @@
+"""The ledger: where a decided record becomes memory, then disk, then something that may be told.
+
+Order of a record: encode, reserve, apply, append.  Memory is ahead of the disk, and the gate keeps that inside: what
+waits here is told when everything it could depend on is synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from perdure.journal import Journal, JournalError, JournalFull, RecordTooLarge
+from perdure.objects.errors import text_of
+
+from . import records
+from .gate import OutcomeUnknown, OutputGate, fail
+from .invocations import Invocation
+from .kernel import Kernel
+from .records import Due, Failed, Invoked, Notified, Outcome, Record, Turn
+from .recovery import InternalError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
+
+_PRUNED_FROM = 16
+
+
+class Unrecordable(Exception):
+    """Something in a record is no plain value: a lone surrogate in a name, an id that is no text."""
+
+
+class Ledger:
+    """`on_ended` and `on_rewound` are told what the last record did to an invocation, `on_synced` that there is room
+    to go on, `on_failed` why nothing can."""
+
+    def __init__(self, kernel: Kernel, journal: Journal) -> None:
+        self.kernel = kernel
+        self.on_ended: Callable[[Invocation], None] = _nobody
+        self.on_rewound: Callable[[Invocation], None] = _nobody
+        self.on_synced: Callable[[], None] = _nothing
+        self.on_failed: Callable[[BaseException], None] = _nobody
+        self._journal = journal
+        self._full = False
+        self._loop = asyncio.get_running_loop()
+        self._gate = OutputGate(journal.next_lsn - 1)
+        self._watchers: dict[str, list[asyncio.Future[Outcome]]] = {}
+
+    def begin(self) -> None:
+        """After the recovery: what was read back is synced, and the writer's calls come here."""
+        self._gate.synced = self.last_lsn
+        self._journal.subscribe(self._synced_in_writer, self._failed_in_writer)
+
+    @property
+    def last_lsn(self) -> int:
+        return self._journal.next_lsn - 1
+
+    @property
+    def unsynced_bytes(self) -> int:
+        return self._journal.unsynced_bytes
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing waits to be told."""
+        return not len(self._gate)
+
+    def commit(self, record: Record, headroom_bytes: int = 0) -> None:
+        """Raises JournalFull, RecordTooLarge or Unrecordable, with nothing changed; OutcomeUnknown at the end."""
+        try:
+            data = records.encode(record)
+            if _may_surprise(record):
+                records.decode(data)
+        except records.UnknownRecord as error:
+            raise Unrecordable(f"what was asked for can't be recorded: {error}") from error
+        except (UnicodeEncodeError, OverflowError, TypeError, ValueError, RecursionError) as error:
+            raise Unrecordable(f"what was asked for can't be recorded: {text_of(error)}") from error
+        try:
+            self._journal.reserve(len(data), headroom_bytes)
+        except JournalFull as error:
+            self._say_full(error)
+            raise
+        except RecordTooLarge:
+            raise
+        except JournalError as error:  # it has failed already, and its writer's message is on its way
+            self.on_failed(error)
+            raise OutcomeUnknown("the journal failed: nothing was recorded, and the process stops") from error
+        kernel = self.kernel
+        try:
+            kernel.apply(record)
+            self._journal.append(data)
+        except Exception as error:
+            name = type(record).__name__
+            self.on_failed(InternalError(f"record {self._journal.next_lsn} ({name}) can't be applied: {error!r}"))
+            raise
+        if self._full:
+            self._full = False
+            log.info("there is room again: new requests are taken")
+        if kernel.ended:
+            self._tell_of_ended()
+        if kernel.rewound:
+            self._tell_of_rewound()
+
+    def _say_full(self, error: JournalFull) -> None:
+        """Once, until there is room."""
+        if not self._full:
+            self._full = True
+            log.error(
+                "the disk is full: new requests get 507, what was accepted waits, nothing is lost; make room",
+                why=str(error),
+            )
+
+    def flush(self) -> None:
+        self._journal.flush()
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def watch(self, invocation: Invocation) -> asyncio.Future[Outcome]:
+        """Its outcome, when it is there and synced."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if invocation.outcome is not None:
+            self._gate.give(self.last_lsn, future, invocation.outcome)
+        else:
+            watching = self._watchers.setdefault(invocation.id, [])
+            if len(watching) >= _PRUNED_FROM:  # clients that attach and leave, again and again
+                watching[:] = [other for other in watching if not other.done()]
+            watching.append(future)
+        return future
+
+    def watched(self) -> list[asyncio.Future[Outcome]]:
+        """What is still waited for."""
+        return [future for futures in self._watchers.values() for future in futures if not future.done()]
+
+    def answer(self, id: str, outcome: Outcome | None) -> None:
+        """Tells those who watch `id`, when the newest record is synced."""
+        for future in self._watchers.pop(id, ()):
+            self._gate.give(self.last_lsn, future, outcome)
+
+    def peek(self, outcome: Outcome | None) -> Awaitable[Outcome | None]:
+        """`outcome`, told when the newest record is synced."""
+        future: asyncio.Future[Outcome | None] = self._loop.create_future()
+        self._gate.give(self.last_lsn, future, outcome)
+        return future
+
+    def synced(self, lsn: int) -> Awaitable[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._gate.give(lsn, future, None)
+        return future
+
+    def when_synced(self, callback: Callable[[], None]) -> None:
+        """Calls it once all that is recorded now is synced; never if that fails."""
+        self._gate.when(self.last_lsn, callback)
+
+    def break_down(self, error: OutcomeUnknown) -> None:
+        """Nobody is told anything but this any more."""
+        self._gate.break_down(error)
+        for future in self.watched():
+            fail(future, error)
+        self._watchers.clear()
+
+    def _tell_of_ended(self) -> None:
+        ended, self.kernel.ended = self.kernel.ended, []
+        for invocation in ended:
+            self.on_ended(invocation)
+            if invocation.id in self._watchers:
+                self.answer(invocation.id, invocation.outcome)
+
+    def _tell_of_rewound(self) -> None:
+        rewound, self.kernel.rewound = self.kernel.rewound, []
+        for invocation in rewound:
+            self.on_rewound(invocation)
+
+    # --- from the writer's thread ---------------------------------------------------------------------------------
+
+    def _synced_in_writer(self, lsn: int) -> None:
+        self._loop.call_soon_threadsafe(self._synced, lsn)
+
+    def _failed_in_writer(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self.on_failed, error)
+
+    def _synced(self, lsn: int) -> None:
+        self._gate.opened(lsn)
+        self.on_synced()
+
+
+def _may_surprise(record: Record) -> bool:
+    """Whether users' code had a hand in it beyond bytes that were checked.
+
+    A name that is no text would be written and synced, and every start after it would fail to read it back.
+    """
+    if isinstance(record, Turn):
+        return bool(record.commands or record.patched) or isinstance(record.outcome, Failed)
+    if isinstance(record, Invoked):
+        return record.headers is not None
+    return not isinstance(record, Notified | Due) or isinstance(getattr(record, "outcome", None), Failed)
+
+
+def _nobody(_: object) -> None: ...
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,357 @@
+"""The records of the journal: what a partition remembers, one value each.
+
+A record is written once it has been decided, and from then on `apply` reads nothing but it and the state: no
+settings, no code, no clock.  So every verdict that needs those stands in the record.
+
+Times are integer microseconds since the Unix epoch.  On the wire a record is one byte of version and a MessagePack
+array whose first item is the tag of its type.  A change to what `apply` does with a record is a new version.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from perdure.objects.errors import Failure
+
+RECORD_VERSION = 1
+_PREFIX = bytes([RECORD_VERSION])
+
+
+class Success(Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """A handler, step or promise gave `value`: JSON, never empty (`null` stands for nothing)."""
+
+    value: bytes
+
+
+class Failed(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """It ended in a terminal error."""
+
+    failure: Failure
+
+
+Outcome: TypeAlias = Success | Failed
+
+
+# --- commands: what a turn asked for ------------------------------------------------------------------------------
+
+
+class Attached(Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """Verdict: the idempotency key names the invocation `id`, made earlier with equal arguments."""
+
+    id: str
+
+
+class Refused(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Verdict: the command was refused, and raised at its call."""
+
+    failure: Failure
+
+
+Verdict: TypeAlias = Attached | Refused
+
+
+class Call(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """A durable call: makes an invocation whose outcome is a delivery to the caller."""
+
+    index: int
+    service: str
+    key: str
+    handler: str
+    exclusive: bool
+    arguments: bytes
+    idempotency_key: str | None = None
+    headers: dict[str, str] | None = None
+    verdict: Verdict | None = None
+
+
+class Send(Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """A message: makes an invocation that nobody waits for, at once or at `due`."""
+
+    index: int
+    service: str
+    key: str
+    handler: str
+    exclusive: bool
+    arguments: bytes
+    idempotency_key: str | None = None
+    headers: dict[str, str] | None = None
+    verdict: Verdict | None = None
+    due: int | None = None
+
+
+class Timer(Struct, frozen=True, array_like=True, tag=3, gc=False):
+    index: int
+    due: int
+
+
+class CancelTimer(Struct, frozen=True, array_like=True, tag=4, gc=False):
+    index: int
+    timer: int
+
+
+class CancelCall(Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """The wait for a call was cancelled, so the call is."""
+
+    index: int
+    call: int
+
+
+class Attach(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """Wait for the outcome of an invocation that somebody else made."""
+
+    index: int
+    id: str
+    verdict: Verdict | None = None
+
+
+class Cancel(Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """Ask another invocation to end.  Nothing happens if it is unknown or has ended."""
+
+    index: int
+    id: str
+
+
+class Run(Struct, frozen=True, array_like=True, tag=8, gc=False):
+    """A step: `arguments` is JSON, for the comparison in a replay.  `stream`: it yields."""
+
+    index: int
+    name: str
+    arguments: bytes
+    stream: bool = False
+
+
+class CancelStep(Struct, frozen=True, array_like=True, tag=9, gc=False):
+    """The wait for a step was cancelled, so the step is."""
+
+    index: int
+    step: int
+
+
+class Awakeable(Struct, frozen=True, array_like=True, tag=10, gc=False):
+    """A value that whoever knows the id may give once."""
+
+    index: int
+
+
+class Complete(Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """An awakeable of another invocation is given its value."""
+
+    index: int
+    id: str
+    outcome: Outcome
+    verdict: Verdict | None = None
+
+
+class Receive(Struct, frozen=True, array_like=True, tag=12, gc=False):
+    """Wait for the next value of the signal `name`."""
+
+    index: int
+    name: str
+
+
+class Signal(Struct, frozen=True, array_like=True, tag=13, gc=False):
+    """A value for a signal of the invocation `id`."""
+
+    index: int
+    id: str
+    name: str
+    outcome: Outcome
+    verdict: Verdict | None = None
+
+
+class AwaitPromise(Struct, frozen=True, array_like=True, tag=14, gc=False):
+    """Wait for a promise of the own workflow."""
+
+    index: int
+    name: str
+
+
+class CompletePromise(Struct, frozen=True, array_like=True, tag=15, gc=False):
+    index: int
+    name: str
+    outcome: Outcome
+    verdict: Verdict | None = None
+
+
+class PeekPromise(Struct, frozen=True, array_like=True, tag=16, gc=False):
+    """What the promise held when it was looked at: a replay is told the same."""
+
+    index: int
+    name: str
+    outcome: Outcome | None
+
+
+Command: TypeAlias = (
+    Call
+    | Send
+    | Timer
+    | CancelTimer
+    | CancelCall
+    | Attach
+    | Cancel
+    | Run
+    | CancelStep
+    | Awakeable
+    | Complete
+    | Receive
+    | Signal
+    | AwaitPromise
+    | CompletePromise
+    | PeekPromise
+)
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+class Invoked(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Somebody outside asked for a handler.  (What a handler asks for stands in its Turn.)
+
+    `retained`: the outcome is kept for the retention time, since somebody may come back for it.
+    """
+
+    at: int
+    id: str
+    seed: bytes
+    service: str
+    key: str
+    handler: str
+    exclusive: bool
+    arguments: bytes
+    retained: bool
+    headers: dict[str, str] | None = None
+    idempotency_key: str | None = None
+    due: int | None = None
+
+
+class Due(Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """A delayed invocation joins its mailbox."""
+
+    at: int
+    id: str
+
+
+class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """All that one turn did, atomically.
+
+    `consumed` deliveries are used up, those included that were dropped since nobody waited for them any more.
+    `deadlocked`: the commands whose wait was refused, and with what DeadlockError, in the order it was raised.
+    `patched`: the changes of code for which it went the new way.
+    `gave_up`: a saga undid its work for an error that was the last attempt's.
+    `attempt`: which one it was that committed; handlers may ask.
+    """
+
+    at: int
+    id: str
+    number: int
+    consumed: int
+    writes: dict[str, bytes] = {}
+    commands: list[Command] = []
+    outcome: Outcome | None = None
+    reads: dict[str, bytes | None] = {}
+    deadlocked: list[tuple[int, Failure]] = []
+    patched: list[str] = []
+    gave_up: bool = False
+    attempt: int = 1
+
+
+class Notified(Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """What a command waited for has happened outside: a timer fired, a step ended, an awakeable got its value.
+
+    `more`: an item of a stream, which goes on.
+    """
+
+    at: int
+    id: str
+    command: int
+    outcome: Outcome | None = None
+    more: bool = False
+
+
+class Signalled(Struct, frozen=True, array_like=True, tag=12, gc=False):
+    """Somebody outside gave a value for a signal."""
+
+    at: int
+    id: str
+    name: str
+    outcome: Outcome
+
+
+class Attempted(Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """A turn failed and changed nothing, or the step `command` failed.
+
+    `next_at` None: no further attempt, the invocation is paused.
+    `died`: it was running when the process was killed, which need not have been its fault.
+    """
+
+    at: int
+    id: str
+    failure: Failure
+    next_at: int | None
+    died: bool = False
+    command: int | None = None
+
+
+class PutBack(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """An invocation that had committed nothing gives up its key and queues directly behind `behind`."""
+
+    at: int
+    id: str
+    behind: str
+
+
+class Cancelled(Struct, frozen=True, array_like=True, tag=7, gc=False):
+    at: int
+    id: str
+
+
+class Killed(Struct, frozen=True, array_like=True, tag=8, gc=False):
+    at: int
+    id: str
+
+
+class Paused(Struct, frozen=True, array_like=True, tag=9, gc=False):
+    at: int
+    id: str
+    failure: Failure
+
+
+class Resumed(Struct, frozen=True, array_like=True, tag=10, gc=False):
+    at: int
+    id: str
+
+
+class Purged(Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """Outcomes whose retention time is over."""
+
+    at: int
+    ids: list[str]
+
+
+Record: TypeAlias = (
+    Invoked | Due | Turn | Notified | Signalled | Attempted | PutBack | Cancelled | Killed | Paused | Resumed | Purged
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+class UnknownRecord(Exception):
+    """A record of another version, or none at all: it can't be applied, so the process must not start."""
+
+
+def encode(record: Record) -> bytes:
+    return _PREFIX + _encoder.encode(record)
+
+
+def decode(data: bytes) -> Record:
+    if data[:1] != _PREFIX:
+        version = data[0] if data else "none"
+        raise UnknownRecord(f"record version {version}, this release reads version {RECORD_VERSION}")
+    try:
+        return _decoder.decode(memoryview(data)[1:])
+    except msgspec.MsgspecError as error:
+        raise UnknownRecord(f"not a record of version {RECORD_VERSION}: {error}") from None

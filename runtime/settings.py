@@ -1,0 +1,160 @@
+"""Every limit of the process, each with its reason, and the file that may change them.
+
+Nothing here is read from the clock, the environment or a global: a `Settings` is made once and handed down.
+What stands in the journal never depends on a setting (`decide` takes the verdict and records it), so any of them may
+change from one start to the next.
+Units stand last in each name. What is part of the journal's format (a record is at most 16 MiB) is no setting.
+"""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from perdure.objects import RetryPolicy
+
+from .exits import StartRefused
+
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]
+
+
+class SettingsError(StartRefused):
+    """The settings file can't be used; the line names the file and the key."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of one process. The defaults are meant for production on a small machine."""
+
+    # --- ingress: what a client may take from us -------------------------------------------------------------------
+
+    body_bytes_max: Annotated[int, Meta(ge=1, le=12 * 1024 * 1024)] = 10 * 1024 * 1024
+    """Largest request body, after decompression; more gets 413.
+    An accepted body becomes part of one journal record (at most 16 MiB), beside its headers, and an awaited argument
+    stands in the caller's record too: so well below it, and never more than 12 MiB."""
+
+    header_timeout_seconds: Seconds = 10.0
+    """From the connection's first byte of a request to the end of its headers. aiohttp has no such limit of its own:
+    300 half-sent requests stayed open for as long as they were watched."""
+
+    body_bytes_per_second_min: Bytes = 1024
+    """A body that arrives more slowly than this is cut off with 408: a slow body costs its sender nothing and us a
+    connection and its buffer."""
+
+    body_grace_seconds: Seconds = 10.0
+    """The rate is judged only after this long, so a short stall (a lost packet, a sleeping phone) is no attack."""
+
+    response_timeout_seconds: Seconds = 30.0
+    """A client that doesn't read what it asked for is cut off after this long without progress. The time a handler
+    takes doesn't count."""
+
+    keepalive_seconds: Seconds = 75.0
+    """An idle connection is kept this long (aiohttp: about an hour). Longer than the 60 s after which common load
+    balancers drop theirs, so that it is they who close first and no request meets a closing connection."""
+
+    connections_max: Count = 4096
+    """In total. Each costs a descriptor and some 20 KiB; the process raises its own limit of descriptors to fit."""
+
+    connections_per_address_max: Count = 1024
+    """From one address, so that one client can't take them all. High, since a reverse proxy is one address."""
+
+    # --- one invocation: where a mistake in a handler stops ---------------------------------------------------------
+
+    callbacks_max: Count = 100_000
+    """Callbacks in one turn. `while True: await asyncio.sleep(0)` never blocks and would hold the process for ever;
+    honest turns need a few hundred."""
+
+    turn_commands_max: Count = 10_000
+    """Calls, messages, timers and steps asked for in one turn: all of them become one record, which must fit."""
+
+    invocation_entries_max: Count = 50_000
+    """Recorded entries of one invocation. Each is replayed after a restart: at about 10 µs, half a second.
+    The message says to start a successor (`self.next.send(…)`)."""
+
+    call_depth_max: Count = 1_000
+    """Handlers waiting for handlers. Unbounded recursion is an error, and each level holds its key."""
+
+    watchdog_seconds: Seconds = 0.1
+    """A turn that runs longer has its stack logged: it blocks every other handler (a loop, `time.sleep`, a sort)."""
+
+    step_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    """A key passes on when the steps of its last holder have ended, or after this long: a cancelled step may still be
+    talking to the outside on the key's behalf."""
+
+    step_threads_max: Count = 64
+    """Synchronous steps running at once. A thread costs some 100 KiB of touched stack; most steps only wait."""
+
+    executions_max: Count = 5_000
+    """Handlers kept in memory between their turns, the least recently driven dropped first. One costs some 8 KiB; one
+    that was dropped is replayed when it is needed."""
+
+    replay_always: bool = False
+    """Run every handler from the start at every turn, to find non-determinism in development."""
+
+    step_retry: RetryPolicy = RetryPolicy()
+    """For steps that name no policy of their own: they never give up, because a step that fails for good is an
+    outcome, and only its author can say that it may be one."""
+
+    retry: RetryPolicy = RetryPolicy(max_attempts=20)
+    """For invocations whose class and handler name no policy of their own. Twenty attempts are about a quarter of an
+    hour: a restart of what the handler depends on is over by then, and a bug is paused with its key for an operator."""
+
+    # --- all of them together: what the process can hold -------------------------------------------------------------
+
+    mailbox_per_key_max: Count = 10_000
+    """Queued for one key; more gets 429 with Retry-After, at the ingress only. One key works off a few thousand a
+    second, so this is seconds of waiting."""
+
+    mailbox_total_max: Count = 100_000
+    """Queued in total, likewise. At 1 KiB of arguments, 100 MB."""
+
+    unsynced_bytes_max: Bytes = 32 * 1024 * 1024
+    """With more than this not yet synced no turn is run. A disk that fell behind must slow us down, not fill memory;
+    two records of the largest size must fit."""
+
+    slice_turns_max: Count = 64
+    """Turns run before the event loop gets its turn. A burst of ready handlers must not starve the ingress; each
+    slice also ends in a hand-over to the journal, so it bounds the first one's latency (64 turns are about 4 ms)."""
+
+    idempotency_retention_seconds: Seconds = 24 * 3600.0
+    """An outcome is kept this long after its end, for clients that ask again with their idempotency key."""
+
+    workflow_retention_seconds: Seconds = 30 * 24 * 3600.0
+    """A workflow's outcome, state and promises are kept this long after its end; its id may be used again then.
+    Much longer than an idempotency key lives: that a workflow runs once for its id is what its users count on."""
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    drain_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 8.0
+    """After SIGTERM: for requests in flight and running steps. Less than the 10 s after which `docker stop` kills.
+    What isn't done by then goes on after the next start."""
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings of a TOML file; what it doesn't name keeps its default.
+
+    Raises SettingsError: unreadable, not TOML, an unknown key, a value of the wrong type or out of range.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+        settings = msgspec.convert(table, Settings)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings file {path}: {error}") from error
+    _refuse_unknown(table.get("retry", {}), path)
+    return settings
+
+
+def _refuse_unknown(retry: dict[str, object], path: Path) -> None:
+    """RetryPolicy is a dataclass, of which msgspec would let unknown keys pass; a misspelt limit is no limit."""
+    known = {field.name for field in dataclasses.fields(RetryPolicy)}
+    for name in retry.keys() - known:
+        raise SettingsError(f"settings file {path}: unknown field `{name}` - at `$.retry`")

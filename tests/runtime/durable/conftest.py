@@ -1,0 +1,195 @@
+"""A runtime in memory, on a clock that stands still, with steps that really run.
+
+Nothing waits for real time but steps that do; everything random comes from one seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import pytest
+import structlog
+from structlog.typing import EventDict
+
+from perdure.journal import Journal, MemoryJournal
+from perdure.runtime import ManualClock, Runtime, records
+from perdure.runtime.invocations import Invocation
+from perdure.runtime.operations import InvocationView
+from perdure.runtime.settings import Settings
+
+PATIENCE_SECONDS = 0.05
+"""For a step of a few microseconds; one that isn't done by then is meant to go on for ever."""
+
+
+class World:
+    """One runtime, its clock and its journal.  `classes` may be changed between two starts."""
+
+    def __init__(self, *classes: type, journal: MemoryJournal | None = None, **settings: Any) -> None:
+        self.classes: Sequence[type] = classes
+        self.settings = Settings(**settings)
+        self.journal = journal or MemoryJournal()
+        self.clock = ManualClock()
+        self.started_us = self.clock.now_us()
+        self.runtime: Runtime
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> World:
+        journal: Journal = self.journal
+        self.runtime = Runtime(self.classes, data_dir=None, clock=self.clock, settings=self.settings, journal=journal)
+        await self.runtime.__aenter__()
+        return self
+
+    async def close(self) -> None:
+        if self.open:
+            await self.runtime.__aexit__(None, None, None)
+
+    @property
+    def open(self) -> bool:
+        return hasattr(self, "runtime") and self.runtime._engine is not None  # pyright: ignore[reportPrivateUsage]
+
+    async def crash(self, keep: int | None = None) -> None:
+        """The process is gone, and with it all but the first `keep` records (all synced ones, if None)."""
+        kept = self.journal.records[:keep]
+        await self.close()
+        self.journal = MemoryJournal(kept)
+
+    async def restart(self, keep: int | None = None, *, classes: Sequence[type] | None = None) -> None:
+        await self.crash(keep)
+        self.classes = self.classes if classes is None else classes
+        await self.start()
+
+    async def begin_with(self, kept: Sequence[bytes]) -> None:
+        """As if the process had ended when these records were synced, and no more."""
+        await self.close()
+        self.journal = MemoryJournal(kept)
+        await self.start()
+
+    async def settle(self) -> None:
+        """Until nothing is left to do at this moment; steps that don't end are not waited for."""
+        settled = asyncio.ensure_future(self.runtime.engine.settled())
+        await asyncio.wait([settled], timeout=PATIENCE_SECONDS)
+        settled.cancel()
+
+    async def advance(self, seconds: float) -> None:
+        """Time passes; whatever is due on the way is done on the way."""
+        until = self.clock.now_us() + round(seconds * 1e6)
+        await self.settle()
+        while self.clock.advance_to_next(until):
+            await self.settle()
+        await self.settle()
+
+    async def until(self, done: Callable[[], object]) -> None:
+        """Lets the loop turn until it is so."""
+        async with asyncio.timeout(10):
+            while not done():
+                await asyncio.sleep(0)
+
+    def evict(self) -> None:
+        """Every suspended handler leaves memory; it comes back by replay."""
+        for id in [*self.runtime.engine.kernel.invocations]:
+            self.runtime.engine.evict(id)
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def ref(self, cls: Any, key: str = "") -> Any:
+        return self.runtime.ref(cls, key) if key else self.runtime.ref(cls)
+
+    async def send(self, handler: Any, *args: Any, **kwargs: Any) -> str:
+        """The id of the invocation it makes; its outcome is retained."""
+        handle = await self.runtime.send(handler, *args, **kwargs)
+        await self.settle()
+        return handle.id
+
+    async def result(self, id: str) -> Any:
+        """What it ended with; raises as its caller would see it.  AssertionError if it has not ended."""
+        await self.settle()
+        assert self.invocation(id).ended, f"it has not ended: {self.view(id)}"
+        return await self.runtime.handle(id).attach()
+
+    async def call(self, answer: Coroutine[object, None, Any]) -> Any:
+        """The answer, which has to be there when nothing is left to do."""
+        asked = asyncio.ensure_future(answer)
+        await self.settle()
+        assert asked.done(), "it has not ended"
+        return asked.result()
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def invocation(self, id: str) -> Invocation:
+        return self.runtime.engine.kernel.invocations[id]
+
+    def view(self, id: str) -> InvocationView:
+        return self.runtime.engine.operations.describe(id)
+
+    def recorded(self) -> list[records.Record]:
+        return [records.decode(data) for data in self.journal.records]
+
+    def kinds(self) -> list[str]:
+        return [type(record).__name__ for record in self.recorded()]
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return (self.clock.now_us() - self.started_us) / 1e6
+
+
+class HeldJournal(MemoryJournal):
+    """What is flushed is in flight until a test releases it: the disk takes as long as the story wants."""
+
+    def __init__(self, records: Sequence[bytes] = ()) -> None:
+        super().__init__(records)
+        self.held = False
+        self._in_flight: list[bytes] = []
+
+    @property
+    def next_lsn(self) -> int:
+        return super().next_lsn + len(self._in_flight)
+
+    def flush(self) -> None:
+        if not self.held:
+            super().flush()
+            return
+        self._in_flight += self._open
+        self._open = []
+
+    def release(self) -> None:
+        """All that is in flight is synced."""
+        released, self._in_flight = self._in_flight, []
+        self.records += released
+        self._unsynced_bytes -= sum(map(len, released))
+        for on_synced in self._subscribers:
+            on_synced(self.synced_lsn)
+
+    def close(self) -> None:
+        self.held = False
+        self.release()
+        super().close()
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[EventDict]]:
+    """The events that were logged; nothing of it is printed."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+@pytest.fixture
+async def worlds() -> AsyncIterator[Callable[..., World]]:
+    """Makes worlds, not yet started, and ends them."""
+    made: list[World] = []
+
+    def make(*classes: type, **options: Any) -> World:
+        made.append(World(*classes, **options))
+        return made[-1]
+
+    yield make
+    for world in made:
+        await world.close()
+
+
+@pytest.fixture
+def held_journal() -> HeldJournal:
+    return HeldJournal()
