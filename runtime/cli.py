@@ -1,0 +1,224 @@
+"""The command line: `perdure serve`, `check`, `replay`, `journal verify` and `journal dump`.
+
+What a person typed becomes one call here, and whatever goes wrong becomes one line on stderr and an exit code
+(exits.py). Nothing heavy is imported at the top: `serve` re-executes itself under its hash seed first, and `--help`
+must not wait for an HTTP server to be imported.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from .exits import INTERNAL, INTERRUPTED, USAGE
+
+DATA_DIR = Path("perdure-data")
+INGRESS = "127.0.0.1:8080"
+ADMIN = "127.0.0.1:9070"
+
+
+def address(ctx: click.Context | None, param: click.Parameter | None, value: str) -> tuple[str, int]:
+    """HOST:PORT as (host, port); IPv6 as `[::1]:8080`. Port 0 is any free one. Raises click.BadParameter."""
+    host, colon, port = value.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not (colon and bare and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {INGRESS}", ctx, param)
+    if ":" in bare and bare == host:
+        raise click.BadParameter(f"{value!r}: write an IPv6 address in brackets, such as [::1]:8080", ctx, param)
+    return bare, int(port)
+
+
+PATH = click.Path(path_type=Path)
+SECONDS = click.IntRange(0, 86_400)
+
+
+@click.group("perdure", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="perdure", message="perdure %(version)s")
+def commands() -> None:
+    """Durable virtual objects: ordinary asyncio that survives SIGKILL."""
+
+
+@commands.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--data-dir", type=PATH, metavar="DIR", default=DATA_DIR, help="Default ./perdure-data; made if missing.")
+@click.option(
+    "--ingress",
+    callback=address,
+    metavar="HOST:PORT",
+    default=INGRESS,
+    help=f"Default {INGRESS}; port 0: any free one.",
+)
+@click.option(
+    "--admin",
+    callback=address,
+    metavar="HOST:PORT",
+    default=ADMIN,
+    help=f"Default {ADMIN}; beyond loopback only with a token.",
+)
+@click.option(
+    "--admin-token-file", type=PATH, metavar="FILE", help="Holds the token that admin requests carry as Bearer."
+)
+@click.option("--replay-always", is_flag=True, help="Replay each handler at every turn, to find non-determinism.")
+@click.option("--config", type=PATH, metavar="FILE", help="Settings in TOML, such as call_depth_max = 50.")
+@click.option("--drain-grace", type=SECONDS, metavar="SECONDS", help="How long SIGTERM waits for what runs.")
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(
+    targets: tuple[str, ...],
+    data_dir: Path,
+    ingress: tuple[str, int],
+    admin: tuple[str, int],
+    admin_token_file: Path | None,
+    replay_always: bool,
+    config: Path | None,
+    drain_grace: int | None,
+    log_format: Any,  # Any: one of click's choices above, a Literal there
+    log_level: Any,
+) -> int:
+    """Serve the classes of each TARGET until SIGTERM.
+
+    TARGET is a module, a module:Class, or a path such as examples/counter.py.
+    The classes defined in that module are served, imported ones are not.
+    """
+    from .hash_seed import settle
+
+    hash_seed = settle(data_dir)
+
+    from . import process
+
+    return process.serve(
+        process.Options(
+            targets=targets,
+            data_dir=data_dir,
+            ingress=ingress,
+            admin=admin,
+            admin_token=process.token_of(admin_token_file),
+            settings=process.settings_of(config, drain_grace, replay_always=replay_always),
+            hash_seed=hash_seed,
+            log_format=log_format,
+            log_level=log_level,
+        )
+    )
+
+
+@commands.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option(
+    "--data-dir", type=PATH, metavar="DIR", default=DATA_DIR, help="Default ./perdure-data; never written to."
+)
+def check(targets: tuple[str, ...], data_dir: Path) -> int:
+    """Run every open invocation of DIR against the code of each TARGET, without effects: a gate before a deploy.
+
+    Says which would diverge and where, and which patches no open invocation needs any more.
+    Exit code 0 if none would diverge, 1 if any would.
+
+    \b
+    Example: perdure check examples/signup.py --data-dir perdure-data
+    """
+    _take_hash_seed_of(data_dir)
+
+    from . import replay_commands
+
+    return replay_commands.check_all(targets, data_dir)
+
+
+@commands.command()
+@click.argument("target", metavar="TARGET")
+@click.argument("id", metavar="ID")
+@click.option(
+    "--data-dir", type=PATH, metavar="DIR", default=DATA_DIR, help="Default ./perdure-data; never written to."
+)
+@click.option("--pdb", is_flag=True, help="Stop in the debugger, in the line of the handler that does something else.")
+def replay(target: str, id: str, data_dir: Path, pdb: bool) -> int:
+    """Run the open invocation ID again from its journal, against the code of TARGET, without effects.
+
+    Says how far it gets. Exit code 0 if all its turns go as recorded, 1 if it diverges.
+
+    \b
+    Example: perdure replay examples/signup.py inv_1f2e… --pdb
+    """
+    _take_hash_seed_of(data_dir)
+
+    from . import replay_commands
+
+    return replay_commands.replay_one(target, id, data_dir, debug=pdb)
+
+
+@commands.group()
+def journal() -> None:
+    """Look at a journal, also of a running process. Nothing is ever written."""
+
+
+@journal.command()
+@click.argument("directory", metavar="DIR", type=PATH)
+def verify(directory: Path) -> int:
+    """Check every byte of the journal in DIR.
+
+    Exit code 0 if it is sound, 12 if it is damaged, 11 if a newer release wrote it.
+    """
+    from . import journal_commands
+
+    return journal_commands.verify(directory)
+
+
+@journal.command()
+@click.argument("directory", metavar="DIR", type=PATH)
+@click.option("--from", "from_lsn", type=click.IntRange(min=1), default=1, metavar="LSN", help="Start at this record.")
+def dump(directory: Path, from_lsn: int) -> int:
+    """Print the journal in DIR, one record a line.
+
+    Each line is the record's LSN, its time (UTC), its kind and its content; pipe it to grep or less.
+    """
+    from . import journal_commands
+
+    return journal_commands.dump(directory, from_lsn)
+
+
+def _take_hash_seed_of(data_dir: Path) -> None:
+    """A replay runs under the hash seed of what it replays: re-executes the process, as `serve` does."""
+    from . import hash_seed
+
+    if hash_seed.read(data_dir) is not None:
+        hash_seed.settle(data_dir)
+
+
+def main() -> NoReturn:
+    """The `perdure` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command line; returns the exit code. What went wrong is one line on stderr."""
+    try:
+        return commands.main(list(arguments), prog_name="perdure", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        return _complain(error.format_message(), USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", INTERRUPTED)
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Errors made for people (StartRefused, JournalError) carry their exit code; any other is ours to mend."""
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):
+        return _complain(str(error), exit_code)
+    import traceback
+
+    traceback.print_exc()
+    return _complain(f"internal error, please report it: {type(error).__name__}: {error}", INTERNAL)
+
+
+def _complain(message: str, exit_code: int) -> int:
+    from .logs import printable
+
+    print(f"perdure: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return exit_code
