@@ -1,0 +1,145 @@
+"""A sync that fails: nothing of its batch is acknowledged, the process stops, and the next start is correct.
+
+strace makes the n-th fdatasync fail with EIO, as a dying disk does.  It counts the calls of each thread for itself;
+the main thread syncs a new segment before it is given its name, so `-P` with that name leaves the writer's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, Perdure
+
+SYNC_FAILED = 14
+SEGMENT = "000000000001.segment"
+AT_ONCE = 6
+SEAL_SECONDS_MAX = 0.5
+"""The log is sealed after 50 ms of idleness, which is a sync like any other."""
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="strace is missing; on Debian: apt-get install strace"
+)
+
+
+def failing(calls: str, when: int, log: Path, *only: str) -> list[str]:
+    """The command line under which the `when`-th of `calls` gives EIO."""
+    strace = ["strace", "-f", "--seccomp-bpf", "-o", str(log), "-e", f"trace={calls}", *only]
+    return [*strace, "-e", f"inject={calls}:error=EIO:when={when}"]
+
+
+class Run:
+    """A short run: one request after the other, some at once, a pause, and one more."""
+
+    def __init__(self, server: Perdure) -> None:
+        self._server = server
+        self.answers: dict[str, Answer | None] = {}
+        """By value, in the order they came; None: the connection broke."""
+
+    async def all(self) -> None:
+        for value in ("first", "second"):
+            await self._append(value)
+        # Reads write nothing; afterwards there is an open connection for each of the requests.
+        await asyncio.gather(*(self._server.call("/Ledger/l/read") for _ in range(AT_ONCE)), return_exceptions=True)
+        await asyncio.gather(*(self._append(f"at once {n}") for n in range(AT_ONCE)))
+        await self._until_sealed()
+        await self._append("after the seal")
+
+    async def _append(self, value: str) -> None:
+        try:
+            answer = await self._server.call("/Ledger/l/append", value, key=value)
+        except aiohttp.ClientError:
+            answer = None
+        self.answers[value] = answer
+
+    async def _until_sealed(self) -> None:
+        """Or until the process has ended, if it is the seal's sync that fails."""
+        await asyncio.wait([asyncio.ensure_future(self._server.exited())], timeout=SEAL_SECONDS_MAX)
+
+    @property
+    def acknowledged(self) -> dict[str, int]:
+        return {value: answer.value for value, answer in self.answers.items() if answer and answer.status == 200}
+
+    @property
+    def statuses(self) -> list[int | None]:
+        return [None if answer is None else answer.status for answer in self.answers.values()]
+
+
+async def test_each_failed_sync_stops_the_process_and_loses_nothing(
+    perdure: Callable[..., Perdure], tmp_path: Path
+) -> None:
+    """For each n, until no n-th sync is left: no acknowledgement of that batch, 503, exit code 14, and all is there."""
+    unknown_outcomes = when = 0
+    while True:
+        when += 1
+        server = perdure("tests/crash/storm_objects.py")
+        log = tmp_path / f"strace-{when}"
+        await server.start(*failing("fdatasync", when, log, "-P", str(server.data_dir / SEGMENT)))
+        await server.serving()
+        run = Run(server)
+
+        await run.all()
+        injected = "INJECTED" in log.read_text()
+        code = await (server.exited() if injected else server.stop())
+
+        if "INJECTED" not in log.read_text():
+            assert code == 0
+            break
+        assert code == SYNC_FAILED, f"sync {when}: {server.events}"
+        assert_nothing_follows_a_failure(run)
+        unknown_outcomes += run.statuses.count(503)
+        await assert_the_next_start_is_correct(server, run)
+
+    print(f"{when - 1} syncs failed, {unknown_outcomes} requests with an unknown outcome")
+    assert when > 5
+    assert unknown_outcomes > when // 2
+
+
+def assert_nothing_follows_a_failure(run: Run) -> None:
+    """Answers; `outcome unknown` for who waited for that sync; a refusal or a closed door for who came later."""
+    acknowledged = [status == 200 for status in run.statuses]
+    assert acknowledged == sorted(acknowledged, reverse=True), run.answers
+    assert {*run.statuses} <= {200, 503, None}
+    refused = [answer.value["message"] for answer in run.answers.values() if answer and answer.status == 503]
+    assert all("outcome unknown" in message or "nothing was recorded" in message for message in refused)
+    assert refused[:1] == [message for message in refused if "outcome unknown" in message][:1]
+
+
+async def assert_the_next_start_is_correct(server: Perdure, run: Run) -> None:
+    """What was acknowledged is at its index; what wasn't can be asked for again with its key, and is there once."""
+    await server.start()
+    entries = (await server.call("/Ledger/l/read")).value
+    assert {value: entries.index(value) for value in run.acknowledged} == run.acknowledged
+
+    again = {value: await server.settle("/Ledger/l/append", value, key=value) for value in run.answers}
+    entries = (await server.call("/Ledger/l/read")).value
+    assert {value: answer.value for value, answer in again.items()} == {value: n for n, value in enumerate(entries)}
+    assert len(entries) == len(run.answers)
+    assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("calls", ["fdatasync", "fsync"])
+async def test_a_sync_that_fails_at_the_start_refuses_it(
+    perdure: Callable[..., Perdure], tmp_path: Path, calls: str
+) -> None:
+    """Nothing is served, the exit code says why, and what was acknowledged before is there at the next start."""
+    server = perdure("tests/crash/storm_objects.py")
+    await server.start()
+    run = Run(server)
+    await run.all()
+    server.kill()
+    await server.exited()
+
+    await server.start(*failing(calls, 1, tmp_path / "strace"))
+    code = await server.exited()
+
+    assert code == SYNC_FAILED, server.events
+    assert not [event for event in server.events if event.get("event") == "serving"]
+    await assert_the_next_start_is_correct(server, run)
