@@ -91,8 +91,7 @@ def _park(coroutine: object) -> None:
 def _enter(loop: TurnLoop, task: TurnTask[Any]) -> bool:
     asyncio.tasks._enter_task(loop, task)
     try:
-        coroutine = task.get_coro()
-        return coroutine is None or task.turn_context.run(_close, coroutine)  # None: 3.12+, one that ended eagerly
+        return task.turn_context.run(_close, task.get_coro())
     finally:
         asyncio.tasks._leave_task(loop, task)
 
