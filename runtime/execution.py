@@ -4,7 +4,7 @@ The same code runs it live and in replay.  Live, a turn's commands, writes and o
 they are compared with the recorded one, and a difference is a ReplayMismatch.  A run is thrown away by a failure, an
 eviction, a kill or the end of the process, and made again from the journal.
 
-This file does not know the journal, the clock or the scheduler (engine.py has them).
+This file does not know the journal, the clock or the scheduler (ledger.py, driver.py and alarms.py do).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The kernel: the state of a partition, and the one function that changes it.
 
 `apply(record)` reads the record and the state, nothing else: no settings, no code, no clock, no I/O.  Recovery is
-`apply` in a loop, so what holds live holds after a crash.  What was decided, and why, is not known here (engine.py
+`apply` in a loop, so what holds live holds after a crash.  What was decided, and why, is not known here (driver.py
 and execution.py decide); what has to happen next is read off the state: `ready` lists the invocations that have a
 delivery to be driven by, `ended` those whose outcome somebody outside may wait for, `timers` what is due.
 """

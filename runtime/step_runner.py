@@ -77,9 +77,6 @@ class StepRunner:
         self._running: dict[StepId, RunningStep] = {}
         self._leaving: set[RunningStep] = set()
 
-    def is_running(self, id: StepId) -> bool:
-        return id in self._running
-
     def running(self) -> list[asyncio.Task[None]]:
         """The attempts that somebody waits for."""
         return [step.task for step in self._running.values() if step.task is not None]
