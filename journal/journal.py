@@ -55,8 +55,11 @@ class Journal(Protocol):
         """Puts a record into the open batch and returns its LSN; never blocks, never fails after `reserve`."""
         ...
 
-    def flush(self) -> None:
-        """Hands the open batch to the writer; during a sync it waits for that to end."""
+    def flush(self, *, alone: bool = False) -> None:
+        """Hands the open batch to the writer; during a sync it waits for that to end.
+
+        `alone`: the caller has nothing to do until it is synced, so the log may write and sync it before this returns.
+        """
         ...
 
     def read(self, from_lsn: int = 1) -> Iterator[tuple[int, bytes]]:
@@ -71,7 +74,7 @@ class Journal(Protocol):
         """`on_synced(lsn)` comes once for each group commit, `on_failed(error)` once and then nothing more.
 
         `on_stalled(error)` says that the disk is full and the gate stays shut, `on_stalled(None)` that it goes on.
-        All come from the writer's thread and must return soon.
+        All come from the thread that writes, mostly the writer's own, and must return soon.
         """
         ...
 

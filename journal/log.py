@@ -3,8 +3,12 @@
     owner's thread: append ... append, flush  ──queue──▶  writer: merge, one write, one sync  ──▶  on_synced
                     (the next batch fills meanwhile)
 
-One batch is in flight at a time. The owner's thread never waits for the disk; the writer never touches the open
-batch. Each number that both see is written by one of them only, so there is no lock between them.
+One batch is in flight at a time. The writer never touches the open batch. Each number that both see is written by
+one of them only, so there is no lock between them.
+
+The owner's thread never waits for the disk, with one exception: a batch that is `alone`, while the disk is quick, is
+written and synced right there. Both hand-overs cost as much as such a sync, and the owner would only have waited.
+Who writes holds `_writing`; the owner never waits for that either.
 
     refused by a full disk    the batch is kept and written again at the same place; `on_stalled`
     refused by a sync         final, never retried: nothing more is acknowledged; `on_failed`
@@ -14,11 +18,13 @@ Frames, segments and recovery are other files' business; what a record means is 
 """
 
 import errno
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -41,6 +47,10 @@ _DEFAULTS = LogOptions()
 # The most that a batch takes beside its records: its frame, and the seal that may follow it.
 _BATCH_CLAIM = FRAME_OVERHEAD_BYTES + SECTOR_BYTES
 
+# The most that a record takes beside its bytes; of those it claims a small part more, see `_claim_divisor`.
+_RECORD_CLAIM = LENGTH_BYTES + 1
+_FIRST_CLAIM = _RECORD_CLAIM + _BATCH_CLAIM
+
 
 class _Batch(NamedTuple):
     records: Sequence[bytes]
@@ -59,6 +69,7 @@ class Log:
         self._lock = lock
         self._tail = tail
         self._record_bytes_max = options.record_bytes_max
+        self._frame_bytes_max = options.frame_bytes_max
         # Batches that had to be cut claim more, in proportion; with segments of the usual size that is nothing.
         self._claim_divisor = max(options.frame_bytes_max // (2 * _BATCH_CLAIM), 1)
         self._recovered_lsn = tail.synced_lsn
@@ -79,6 +90,7 @@ class Log:
         self._parts: deque[_Batch] = deque()
         self._stalled: JournalFull | None = None
         self._failure: BaseException | None = None
+        self._commit_seconds = math.inf  # that the last batch took to be written and synced
 
         # Both write these, and either one's value is right: see _make_room.
         self._limit = tail.room()
@@ -86,6 +98,7 @@ class Log:
 
         self._subscribers: list[tuple[OnSynced, OnFailed, OnStalled | None]] = []
         self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._writing = Lock()
         self._closing = Lock()
         self._closing.acquire()
         self._thread: Thread | None = None
@@ -162,25 +175,33 @@ class Log:
     def reserve(self, size: int, headroom: int = 0) -> None:
         if size > self._record_bytes_max:
             raise RecordTooLarge(f"a record of {size} bytes; the journal takes at most {self._record_bytes_max}")
-        needed = self._claimed + self._claim(size) + _BATCH_CLAIM + headroom
+        needed = self._claimed + size + size // self._claim_divisor + _RECORD_CLAIM + _BATCH_CLAIM + headroom
         if needed > self._limit:
             self._make_room(needed)
 
     def append(self, record: bytes) -> int:
         size = len(record)
-        self._claimed += self._claim(size) if self._open else self._claim(size) + _BATCH_CLAIM
+        self._claimed += size + size // self._claim_divisor + (_RECORD_CLAIM if self._open else _FIRST_CLAIM)
         self._appended_bytes += size
         self._open.append(record)
         lsn = self._next_lsn
         self._next_lsn = lsn + 1
         return lsn
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         if not self._open or self._failure is not None or self._closed:
             return
-        batch = _Batch(self._open, self._claimed)
-        self._open = []
-        self._hand_over(batch)
+        here = alone and self._begin_here()
+        try:
+            batch = _Batch(self._open, self._claimed)
+            self._open = []
+            if here:
+                self._write_here(batch)
+            else:
+                self._hand_over(batch)
+        finally:
+            if here:
+                self._writing.release()
 
     def trim(self, lsn: int) -> None:
         self._trim_lsn = max(self._trim_lsn, lsn)
@@ -219,10 +240,6 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _claim(self, size: int) -> int:
-        """An upper bound of the room for a record in a batch."""
-        return size + LENGTH_BYTES + 1 + size // self._claim_divisor
 
     def _make_room(self, needed: int) -> None:
         """Raises JournalFull unless everything up to the claim `needed` surely finds a place.
@@ -265,21 +282,63 @@ class Log:
         self._limit = -1
         self._close_files()
 
+    def _begin_here(self) -> bool:
+        """Whether the owner may write this batch; it holds `_writing` then.
+
+        Everything flushed before is synced, or the order would be lost; and the writer wakes up by itself to seal the
+        end, which it does only while that is unsealed.
+        """
+        if (
+            self._commit_seconds > self._options.alone_seconds_max
+            or self._thread is None
+            or self._synced_lsn + len(self._open) + 1 != self._next_lsn
+            or not self._writing.acquire(blocking=False)
+        ):
+            return False
+        if self._tail.sealed or self._stalled is not None or self._failure is not None:
+            self._writing.release()
+            return False
+        return True
+
+    def _write_here(self, batch: _Batch) -> None:
+        """This batch and nothing else: the queue, trimming and the next spare are the writer's."""
+        try:
+            self._cut(batch)
+            if not self._write_parts() or self._tail.wants_spare():
+                self._queue.put(None)  # for the writer to go on
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):  # a signal's: half of it may be done
+                raise
+
     # -- the writer's side
 
     def _write_until_closed(self) -> None:
+        going_on = True
+        while going_on:
+            batch = self._wait()
+            with self._writing:
+                going_on = self._failure is None and self._unless_it_fails(partial(self._go_on, batch))
+
+    def _unless_it_fails(self, work: Callable[[], bool]) -> bool:
+        """`work`, whose failure is known before anybody else may write; False then."""
         try:
-            while True:
-                self._merge(self._wait())
-                while not self._work_off():
-                    if self._closing.acquire(timeout=self._options.full_retry_seconds):
-                        return
-                # Closed first, then the queue: what was flushed before close() is in it by then.
-                if self._closed and self._queue.empty():
-                    self._seal()
-                    return
+            return work()
         except BaseException as error:
             self._fail(error)
+            return False
+
+    def _go_on(self, batch: _Batch | None) -> bool:
+        """Writes all there is to write; False at the end."""
+        self._merge(batch)
+        while not self._work_off():
+            if self._closing.acquire(timeout=self._options.full_retry_seconds):
+                return False
+        # Closed first, then the queue: what was flushed before close() is in it by then.
+        if self._closed and self._queue.empty():
+            self._seal()
+            return False
+        return True
 
     def _write_inline(self) -> None:
         """As the thread would, but a full disk is tried again at the next call."""
@@ -292,16 +351,22 @@ class Log:
 
     def _wait(self) -> _Batch | None:
         """Until something is handed over; the end is sealed when that takes long."""
-        if not self._tail.sealed:
+        while True:
+            with self._writing:
+                sealed, synced = self._tail.sealed, self._synced_lsn
             try:
-                return self._queue.get(timeout=self._options.seal_after_seconds)
+                return self._queue.get(timeout=None if sealed else self._options.seal_after_seconds)
             except Empty:
-                self._seal()
-        return self._queue.get()
+                with self._writing:
+                    if self._failure is not None or self._stalled is not None:
+                        return None
+                    if self._synced_lsn == synced and not self._unless_it_fails(self._seal):  # else the owner wrote
+                        return None
 
     def _work_off(self) -> bool:
         """Everything that was handed over; False if the disk is full."""
         while self._write_parts():
+            self._replace_spare()
             if self._queue.empty():
                 self._tail.trim(self._trim_lsn)
                 return True
@@ -310,22 +375,23 @@ class Log:
 
     def _merge(self, batch: _Batch | None) -> None:
         """All that was flushed while the last sync was in flight goes together."""
+        if self._queue.empty():
+            if batch is not None:
+                self._cut(batch)
+            return
         batches = [] if batch is None else [batch]
         while not self._queue.empty():
             if (batch := self._queue.get()) is not None:
                 batches.append(batch)
         if batches:
-            records = (
-                batches[0].records if len(batches) == 1 else [record for each in batches for record in each.records]
-            )
-            self._cut(_Batch(records, batches[-1].claimed))
+            self._cut(_Batch([record for each in batches for record in each.records], batches[-1].claimed))
 
     def _cut(self, batch: _Batch) -> None:
         """A batch larger than a segment goes in parts; what it claimed bounds its size from above."""
-        if batch.claimed - self._released <= self._options.frame_bytes_max:
+        if batch.claimed - self._released <= self._frame_bytes_max:
             self._parts.append(batch)
             return
-        parts = [_Batch(part, self._released) for part in split(batch.records, self._options.frame_bytes_max)]
+        parts = [_Batch(part, self._released) for part in split(batch.records, self._frame_bytes_max)]
         parts[-1] = _Batch(parts[-1].records, batch.claimed)
         self._parts.extend(parts)
 
@@ -333,14 +399,15 @@ class Log:
         """False if the disk is full: the part stays first, to be written again at the same place."""
         while self._parts:
             records, claimed = self._parts[0]
+            began = time.monotonic()
             try:
                 lsn = self._tail.write(records)
             except JournalFull as error:
                 self._stall(error)
                 return False
+            self._commit_seconds = time.monotonic() - began
             self._parts.popleft()
             self._acknowledge(lsn, records, claimed)
-            self._replace_spare()
         return True
 
     def _acknowledge(self, lsn: int, records: Sequence[bytes], claimed: int) -> None:
@@ -373,10 +440,11 @@ class Log:
                 self._no_space_until = time.monotonic() + self._options.full_retry_seconds
             self._limit = self._released + self._tail.room()
 
-    def _seal(self) -> None:
+    def _seal(self) -> bool:
         # Without room there is no seal; the next batch, or the next start, covers what it would have.
         with suppress(JournalFull):
             self._tail.seal()
+        return True
 
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, JournalError):

@@ -65,7 +65,7 @@ class MemoryJournal:
         self._kept_bytes += len(record)
         return lsn
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         if not self._open or self._closed:
             return
         self.records += self._open

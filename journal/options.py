@@ -26,6 +26,10 @@ class LogOptions:
     seal_after_seconds: float = 0.05
     """Idleness after which the end is sealed: long enough to cost a loaded log nothing."""
 
+    alone_seconds_max: float = 0.0005
+    """While a write and its sync take no longer, a batch that is `alone` is written by the thread that flushes it: both
+    hand-overs cost as much. After one that took longer, the next is the writer's. 0: always the writer's."""
+
     full_retry_seconds: float = 0.25
     """How often a batch that found the disk full is tried again."""
 

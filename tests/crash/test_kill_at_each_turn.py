@@ -66,9 +66,9 @@ class HookedJournal(MemoryJournal):
     def holds(self, count: int) -> bool:
         return len(self.records) >= count
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         before = self.synced_lsn
-        super().flush()
+        super().flush(alone=alone)
         if self.synced_lsn > before:
             self.after_turn()
 

@@ -87,9 +87,9 @@ class PowerCut(MemoryJournal):
         super().subscribe(on_synced, on_failed, on_stalled)
         self._fail = on_failed
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         if self.next_lsn - 1 <= self.lasts:
-            super().flush()
+            super().flush(alone=alone)
         elif not self.gone:
             self.gone = True
             assert self._fail is not None

@@ -400,9 +400,9 @@ async def test_what_is_told_is_durable(operate: Operate) -> None:
     class Held(MemoryJournal):
         held = False
 
-        def flush(self) -> None:
+        def flush(self, *, alone: bool = False) -> None:
             if not self.held:
-                super().flush()
+                super().flush(alone=alone)
 
     journal = Held()
     operator = await operate(Job, journal=journal)

@@ -49,9 +49,9 @@ class HeldJournal(MemoryJournal):
         super().subscribe(on_synced, on_failed, on_stalled)
         self._on_failed.append(on_failed)
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         if not self.held:
-            super().flush()
+            super().flush(alone=alone)
             return
         self._in_flight += self._open
         self._open = []

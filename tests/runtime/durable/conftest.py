@@ -148,9 +148,9 @@ class HeldJournal(MemoryJournal):
     def next_lsn(self) -> int:
         return super().next_lsn + len(self._in_flight)
 
-    def flush(self) -> None:
+    def flush(self, *, alone: bool = False) -> None:
         if not self.held:
-            super().flush()
+            super().flush(alone=alone)
             return
         self._in_flight += self._open
         self._open = []
