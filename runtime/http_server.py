@@ -7,6 +7,7 @@ The file does not know a single path.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import NoReturn
 
 import structlog
@@ -41,7 +42,7 @@ class HttpServer:
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
 
-    async def answer(self, request: web.BaseRequest, connection: Connection) -> Reply:
+    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[Reply]:
         raise NotImplementedError
 
     async def start(self, host: str, port: int) -> list[tuple[str, int]]:

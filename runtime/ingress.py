@@ -27,6 +27,7 @@ from .http_paths import (
     IdempotentInvocation,
     Invocation,
     Invoke,
+    Route,
     Served,
     Target,
     parse_path,
@@ -144,11 +145,14 @@ class Ingress(HttpServer):
     async def caught_up(self) -> None:
         await self._engine.caught_up()
 
-    async def answer(self, request: web.BaseRequest, connection: Connection) -> Reply:
+    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[Reply]:
         path, _, query = origin_form(request.raw_path).partition("?")
         route = parse_path(path, self._services)
         if isinstance(route, Invoke):
-            return await self._invoke(route, query, request, connection)
+            return self._invoke(route, query, request, connection)
+        return self._ask(route, request, connection)
+
+    async def _ask(self, route: Route, request: web.BaseRequest, connection: Connection) -> Reply:
         if isinstance(route, Await):
             return await self._await(route, request, connection)
         if isinstance(route, Health):
