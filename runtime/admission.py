@@ -59,11 +59,10 @@ class Admission:
         service, handler = self._target(request)
         if _size_of(request) > _REQUEST_BYTES_MAX:
             raise Refused(413, f"the request is {_size_of(request)} bytes long; {_REQUEST_BYTES_MAX} can be recorded")
-        name = f"{service.name}/{handler.name}"
         if public_only and not handler.public:
-            raise Refused(400, f"{name} is not public: only other handlers may call it")
+            raise Refused(400, f"{service.name}/{handler.name} is not public: only other handlers may call it")
         if handler.stream:
-            raise Refused(501, f"{name} is a stream: streams are not served yet")
+            raise Refused(501, f"{service.name}/{handler.name} is a stream: streams are not served yet")
         try:
             if service.keyed:
                 validate_key(request.key)
@@ -113,8 +112,8 @@ class Admission:
 
 
 def _size_of(request: Request) -> int:
-    headers = request.headers or {}
-    return len(request.arguments) + sum(len(name) + len(value) for name, value in headers.items())
+    size = len(request.arguments)
+    return size + sum(len(name) + len(value) for name, value in request.headers.items()) if request.headers else size
 
 
 def _shown(name: str) -> str:

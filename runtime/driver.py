@@ -73,7 +73,7 @@ class Driver:
         self._slots = slots
         self._call_soon = call_soon
         self._jitter = jitter
-        self._watchdog = Watchdog(settings.watchdog_seconds, log=log)
+        self._watchdog = Watchdog(settings.watchdog_seconds, log=log, driver=Driver._take_turn)
         self._steps = Steps(self, ledger.kernel, clock, settings, jitter, slots)
         self._executions: dict[str, Execution] = {}
         self._unrecorded: dict[str, Invoked] = {}
@@ -202,11 +202,11 @@ class Driver:
         self._scheduled = False
         if self._stopped:
             return
-        ready, settings = self.kernel.ready, self._settings
+        ready, ledger, unsynced_bytes_max = self.kernel.ready, self._ledger, self._settings.unsynced_bytes_max
         until = time.monotonic() + _SLICE_SECONDS
         try:
-            for _ in range(settings.slice_turns_max):
-                if not ready or self._stopped or self._ledger.unsynced_bytes > settings.unsynced_bytes_max:
+            for _ in range(self._settings.slice_turns_max):
+                if not ready or self._stopped or ledger.unsynced_bytes > unsynced_bytes_max:
                     break
                 if time.monotonic() > until:
                     break
@@ -222,12 +222,11 @@ class Driver:
             self._slots.idle()
         if self._stopped:
             return
-        flush_bytes = min(_FLUSH_BYTES, settings.unsynced_bytes_max)
-        if not ready or not self._ledger.quiet or self._ledger.unsynced_bytes > flush_bytes:
-            self._ledger.flush()
-        if len(self._executions) > settings.executions_max:
+        if not ready or not ledger.quiet or ledger.unsynced_bytes > min(_FLUSH_BYTES, unsynced_bytes_max):
+            ledger.flush()
+        if len(self._executions) > self._settings.executions_max:
             self._suspend_some()
-        if ready and self._ledger.unsynced_bytes <= settings.unsynced_bytes_max:
+        if ready and ledger.unsynced_bytes <= unsynced_bytes_max:
             self.schedule()
         self.after_slice()
 

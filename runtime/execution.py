@@ -10,7 +10,7 @@ This file does not know the journal, the clock or the scheduler (ledger.py, driv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -86,7 +86,6 @@ class Execution:
         "_kernel",
         "_loop",
         "_main",
-        "_now",
         "_recorded",
         "_service",
         "_settings",
@@ -114,13 +113,12 @@ class Execution:
         self._arguments = arguments
         self._kernel = world.kernel
         self._settings = settings
-        self._now = 0
         self._recorded: Turn | None = None
         self._cancelled = False
         self._deadlocked: list[tuple[int, Failure]] = []
         self._main: asyncio.Task[Any] | None = None
         self._context = context = HandlerContext(invocation, service, world)
-        self._loop = TurnLoop(identity.id_bytes(invocation.id), context, callbacks_max=settings.callbacks_max)
+        self._loop = TurnLoop(identity.number_of(invocation.id), context, callbacks_max=settings.callbacks_max)
         context.loop = self._loop
         load = self._load_own if handler.exclusive else self._load_shared
         self._state = State(service, load, context.check, writable=handler.exclusive)
@@ -191,10 +189,12 @@ class Execution:
     def drop(self) -> None:
         """Nothing of this run may have an effect from here on, whatever its code does when it is closed."""
         self._loop.drop()
+        self._context.cut()
 
     def discard(self) -> None:
         """The handler has ended: free its frames without the collector's help."""
         self._loop.discard()
+        self._context.cut()
         del self._state, self._instance  # both lead back here
         self._main = None
 
@@ -203,7 +203,7 @@ class Execution:
         self._context.on_divergence = callback
 
     @property
-    def patches(self) -> dict[str, bool]:
+    def patches(self) -> Mapping[str, bool]:
         """Which way the handler went at each `ctx.patched(name)` so far."""
         return self._context.patches
 
@@ -227,35 +227,32 @@ class Execution:
     def _wanted(self, delivery: Delivery) -> bool:
         if delivery.command >= 0:
             waiter = self._context.waiting.get(delivery.command)
-            if waiter is None or isinstance(waiter, TurnTimer):
-                return waiter is not None and not waiter.cancelled()
-            return not waiter.done()
+            return waiter is not None and not waiter.done()
         return delivery.command == START or (self._main is not None and not self._main.done())
 
     def _drive(self, delivery: Delivery, recorded: Turn | None) -> None:
         self._recorded = recorded
-        self._context.begin_turn(recorded)
-        self._deadlocked = []
-        if delivery.command == START:
-            self._arguments = self._arguments or self._handler.decode_arguments(self.invocation.arguments)
-        self._now = max(self._now, delivery.at)
+        context, loop = self._context, self._loop
+        context.begin_turn(recorded)
+        if self._deadlocked:
+            self._deadlocked = []
+        if delivery.command == START and self._arguments is None:
+            self._arguments = self._handler.decode_arguments(self.invocation.arguments)
         self._state.begin_turn()
-        loop = self._loop
         try:
-            loop.run(self._now, lambda: self._hand_over(delivery))
-            while (
-                (self._context.new_waits or recorded is not None)
-                and not self._ended
-                and not loop.dead
-                and (refused := self._next_refused_wait()) is not None
-            ):
-                wait, failure = refused
-                self._deadlocked.append((wait.command, failure))
-                loop.run(None, partial(self._context.refuse_wait, wait, failure))
-            if self._ended and not loop.dead:  # dead: it diverged, and what is left of it is dropped
+            loop.run(delivery.at, partial(self._hand_over, delivery))
+            if context.new_waits or recorded is not None:
+                self._refuse_waits(context, loop)
+            if not loop.dead and self._ended:  # dead: it diverged, and what is left of it is dropped
                 loop.cancel_leftovers()
         except TurnFailed as error:
             raise TurnRefused(error.__cause__ or error) from error
+
+    def _refuse_waits(self, context: HandlerContext, loop: TurnLoop) -> None:
+        while not self._ended and not loop.dead and (refused := self._next_refused_wait()) is not None:
+            wait, failure = refused
+            self._deadlocked = [*self._deadlocked, (wait.command, failure)]  # the one before may stand in a record
+            loop.run(None, partial(context.refuse_wait, wait, failure))
 
     @property
     def _ended(self) -> bool:
@@ -367,27 +364,17 @@ class Execution:
         context = self._context
         outcome, keep = self._outcome() if self._ended else (None, True)
         writes: dict[str, bytes] = {}
-        commands: list[Command] = []
         if keep:
             try:
                 writes = self._state.collect_writes()
             except Exception as error:
                 raise TurnRefused(error) from error
-            commands = list(context.commands.values())
-            if len(commands) > self._settings.turn_commands_max:
-                raise TurnRefused(_too_many(len(commands), self._settings.turn_commands_max))
-        else:
-            # What this turn did is undone, but what it stopped waiting for must not run on.
-            commands = [command for command in context.commands.values() if type(command) in (CancelCall, CancelStep)]
-        if commands and outcome is not None:
-            commands = [command for command in commands if type(command) is not PeekPromise]
-        if context.commands:
-            context.commands = {}
-        context.new_waits.clear()
+        commands = self._commands(context, outcome, keep=keep)
         reads = {} if outcome is not None or self._handler.exclusive else self._state.reads
-        patched, context.patched_now = context.patched_now, []
-        gave_up, context.gave_up = context.gave_up, False
-        told = context.attempt_was_read and context.attempt > 1  # a replay has to tell it the same
+        patched, gave_up = context.patched_now, context.gave_up
+        if patched or gave_up:
+            context.patched_now, context.gave_up = (), False
+        told = context.attempt > 1 and context.attempt_was_read  # a replay has to tell it the same
         if outcome is None and not (writes or commands or reads or self._deadlocked or patched or told):
             return None
         return Turn(
@@ -398,12 +385,26 @@ class Execution:
             writes,
             commands,
             outcome,
-            dict(reads),
+            reads,
             self._deadlocked,
-            patched,
+            list(patched),
             gave_up,
             context.attempt,
         )
+
+    def _commands(self, context: HandlerContext, outcome: Outcome | None, *, keep: bool) -> list[Command]:
+        context.new_waits.clear()
+        if not context.commands:
+            return []
+        commands, context.commands = list(context.commands.values()), {}
+        if not keep:
+            # What this turn did is undone, but what it stopped waiting for must not run on.
+            return [command for command in commands if type(command) in (CancelCall, CancelStep)]
+        if len(commands) > self._settings.turn_commands_max:
+            raise TurnRefused(_too_many(len(commands), self._settings.turn_commands_max))
+        if outcome is not None:
+            return [command for command in commands if type(command) is not PeekPromise]
+        return commands
 
     def _outcome(self) -> tuple[Outcome, bool]:
         """How the handler ended, and whether what its last turn did stays."""
@@ -425,7 +426,7 @@ class Execution:
         return Failed(failure_of(error)), not rolls_back and _all_said_so(error)
 
     def never_awaited(self) -> list[str]:
-        return [words_for(call.subject) for call in self._context.owned if not call.awaited]
+        return [words_for(call.subject) for call in self._context.unawaited.values()]
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -445,7 +446,7 @@ class Execution:
         return recorded.reads[field]
 
     def _load_committed(self, field: str) -> bytes | None:
-        entry = self._kernel.entry(self.invocation.service, self.invocation.key)
+        entry = self._kernel.objects.get((self.invocation.service, self.invocation.key))
         return None if entry is None else entry.fields.get(field)
 
 

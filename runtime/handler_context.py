@@ -11,9 +11,10 @@ This file knows neither the journal nor the scheduler: execution.py runs the tur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 from uuid import UUID
 
@@ -94,30 +95,32 @@ class World(Protocol):
 class HandlerContext(WorkflowContext):
     """One run of one handler.  Dead as soon as that run was dropped: then everything raises HandlerDropped."""
 
+    # What few handlers ever touch stands here, in the class, until it is set: each request makes one of these.
+    patched_now: Sequence[str] = ()
+    patches: Mapping[str, bool] = MappingProxyType({})
+    codecs: Mapping[int, Codec] = MappingProxyType({})
+    gave_up = False
+    attempt = 1
+    attempt_was_read = False
+    diverged: str | None = None
+    on_divergence: Callable[[str], None] | None = None
+    _count = 0
+    _uuids = 0
+    _random: Random | None = None
+    _recorded: Turn | None = None
+    _recorded_commands: Mapping[int, Command] = MappingProxyType({})
+    _promises: Mapping[str, Outcome] = MappingProxyType({})
+
     def __init__(self, invocation: Invocation, service: ServiceDefinition, world: World) -> None:
         self.loop: TurnLoop  # put in by the execution: the loop needs its port for timers, which is this
         self.current = invocation
         self.commands: dict[int, Command] = {}
         self.waiting: dict[int, Wait | TurnTimer | StepStream] = {}
         self.new_waits: list[tuple[Wait, object]] = []
-        self.owned: list[Owned] = []
+        self.unawaited: dict[int, Owned] = {}
         self.steps: dict[int, StepCall] = {}
-        self.codecs: dict[int, Codec] = {}
-        self.patched_now: list[str] = []
-        self.gave_up = False
-        self.attempt = 1
-        self.attempt_was_read = False
-        self.diverged: str | None = None
-        self.on_divergence: Callable[[str], None] | None = None
-        self.patches: dict[str, bool] = {}
         self._service = service
         self._world = world
-        self._count = 0
-        self._uuids = 0
-        self._random: Random | None = None
-        self._recorded: Turn | None = None
-        self._recorded_commands: dict[int, Command] = {}
-        self._promises: dict[str, Outcome] = {}
 
     @property
     def _outbound(self) -> _Outbound:  # type: ignore[override]  # made when asked for: kept, it would be a cycle
@@ -165,9 +168,9 @@ class HandlerContext(WorkflowContext):
         name = plain_text(name, "patched")
         if name not in self.patches:
             new_way = self._recorded is None or name in self._recorded.patched
-            self.patches[name] = new_way
+            self.patches = {**self.patches, name: new_way}
             if new_way:
-                self.patched_now.append(name)
+                self.patched_now = (*self.patched_now, name)
         return self.patches[name]
 
     def _ends_with(self, exc: BaseException) -> bool:
@@ -205,7 +208,7 @@ class HandlerContext(WorkflowContext):
         codec = Codec(type)
         index = self._next_index()
         self._ask(Awakeable(index))
-        self.codecs[index] = codec
+        self._read_by(codec, index)
         id = identity.awakeable_id(self.current.seed, index)
         return HandlerAwakeable(id, self._listener(index, f"awakeable {id}", _given(codec, f"awakeable {id}")))
 
@@ -213,7 +216,7 @@ class HandlerContext(WorkflowContext):
         self._complete(id, Success(_encoded_value(value, "resolve_awakeable")))
 
     def reject_awakeable(self, id: str, reason: str) -> None:
-        self._complete(id, _rejection(reason))
+        self._complete(id, rejection(reason))
 
     def _complete(self, id: str, outcome: Outcome) -> None:
         self.check()
@@ -227,7 +230,7 @@ class HandlerContext(WorkflowContext):
         name = plain_text(name, "signal")
         index = self._next_index()
         self._ask(Receive(index, name))
-        self.codecs[index] = codec
+        self._read_by(codec, index)
         return HandlerSignal(self._listener(index, f"signal {name}", _given(codec, f"signal {name}")))
 
     def send_signal(self, id: str, name: str, outcome: Outcome) -> None:
@@ -261,7 +264,7 @@ class HandlerContext(WorkflowContext):
 
     def reject_promise(self, name: str, reason: str) -> None:
         self.check()
-        self._complete_promise(name, _rejection(reason))
+        self._complete_promise(name, rejection(reason))
 
     def peek_promise(self, name: str) -> Outcome | None:
         self.check()
@@ -278,7 +281,7 @@ class HandlerContext(WorkflowContext):
             verdict = self._recorded_verdict(index)
         elif (held := self._promise_outcome(name)) is not None and not same_outcome(held, outcome):
             verdict = _refused(f"promise {name} was completed before, otherwise", 409)
-        self._promises.setdefault(name, outcome)
+        self._promises = {name: outcome, **self._promises}
         self._ask_with_verdict(CompletePromise(index, name, outcome, verdict))
 
     def _promise_outcome(self, name: str) -> Outcome | None:
@@ -441,14 +444,19 @@ class HandlerContext(WorkflowContext):
 
     # --- for waits and executions ---------------------------------------------------------------------------------
 
+    def cut(self) -> None:
+        """The run is over: what still waits leads back here, and would be left to the collector."""
+        self.waiting.clear()
+        self.unawaited.clear()
+        self.steps.clear()
+        self.new_waits.clear()
+
     def begin_turn(self, recorded: Turn | None) -> None:
-        self._recorded = recorded
         self.attempt_was_read = False
         self.attempt = self.current.attempts + 1 if recorded is None else recorded.attempt
-        if recorded is not None:
-            self._recorded_commands = {command.index: command for command in recorded.commands}
-        elif self._recorded_commands:
-            self._recorded_commands = {}
+        if recorded is not self._recorded:
+            self._recorded = recorded
+            self._recorded_commands = {} if recorded is None else {each.index: each for each in recorded.commands}
         if self._promises:
             self._promises = {}
 
@@ -497,6 +505,13 @@ class HandlerContext(WorkflowContext):
             del self.waiting[wait.command]
         wait.set_result(Failed(failure))
 
+    def _read_by(self, codec: Codec, index: int) -> None:
+        """The outcome of command `index` comes from outside, and `codec` says whether it fits."""
+        if isinstance(self.codecs, dict):
+            self.codecs[index] = codec
+        else:
+            self.codecs = {index: codec}
+
     def _next_index(self) -> int:
         self._count += 1
         return self._count
@@ -528,7 +543,7 @@ class HandlerContext(WorkflowContext):
 
     def _owned(self, index: int, name: object, decode: Callable[[bytes], Any]) -> Owned:
         owned = Owned(name, self._wait(index, owned=True), decode)
-        self.owned.append(owned)
+        self.unawaited[index] = owned
         return owned
 
     def _listener(self, index: int, name: object, decode: Callable[[bytes], Any]) -> Listener:
@@ -575,7 +590,7 @@ class HandlerHandle(Handle[Any]):
         self._context.send_signal(self._id, name, Success(_encoded_value(value, "signal")))
 
     def reject_signal(self, name: str, reason: str) -> None:
-        self._context.send_signal(self._id, name, _rejection(reason))
+        self._context.send_signal(self._id, name, rejection(reason))
 
 
 def _idempotency_key_of(target: Target) -> str | None:
@@ -640,7 +655,8 @@ def _encoded_value(value: object, what: str) -> bytes:
         raise TypeError(f"{what} can't send this value: {error}") from None
 
 
-def _rejection(reason: str) -> Failed:
+def rejection(reason: str) -> Failed:
+    """What a reason for not giving a value comes to.  Raises TypeError or ValueError for one that is none."""
     reason = plain_text(reason, "a rejection")
     if not reason.strip():
         raise ValueError("a rejection needs a reason: whoever waits gets it as the message of a TerminalError")

@@ -58,9 +58,9 @@ def uuid_of(seed: bytes, count: int) -> UUID:
     return UUID(bytes=digest, version=4)
 
 
-def id_bytes(id: str) -> bytes:
-    """The last 64 bits of an invocation's id."""
-    return bytes.fromhex(id[-16:])
+def number_of(id: str) -> int:
+    """The last 60 bits of an invocation's id."""
+    return int(id[-15:], 16)
 
 
 class Entropy:

@@ -38,23 +38,20 @@ class Delivery(Struct, frozen=True, gc=False):
     more: bool = False
 
 
-class StepState:
+class StepState(Struct):
     """An open step: its failed attempts, and when it is tried again (None: now).
 
     `deaths`: how often in a row the process died soon after it had started.
     """
 
-    __slots__ = ("attempts", "deaths", "failing_since", "items", "next_attempt_at")
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.deaths = 0
-        self.failing_since = 0
-        self.next_attempt_at: int | None = None
-        self.items: list[bytes] = []
+    attempts: int = 0
+    deaths: int = 0
+    failing_since: int = 0
+    next_attempt_at: int | None = None
+    items: list[bytes] = []
 
 
-class History:
+class History(Struct):
     """What an open invocation has done so far.  Most end in their first turn and never have one.
 
     `turns` holds the committed turns by number (a turn that did nothing left none), `before` the value each field had
@@ -63,79 +60,56 @@ class History:
     Of signals, `received` holds the values that nobody has asked for yet, `receivers` the commands that wait for one.
     """
 
-    __slots__ = ("before", "calls", "owned", "received", "receivers", "steps", "timers", "turns")
-
-    def __init__(self) -> None:
-        self.turns: dict[int, Turn] = {}
-        self.before: dict[str, bytes | None] = {}
-        self.calls: dict[int, str] = {}
-        self.owned: set[int] = set()
-        self.timers: dict[int, int] = {}
-        self.steps: dict[int, StepState] = {}
-        self.received: dict[str, deque[Outcome]] = {}
-        self.receivers: dict[str, deque[int]] = {}
+    turns: dict[int, Turn] = {}
+    before: dict[str, bytes | None] = {}
+    calls: dict[int, str] = {}
+    owned: set[int] = set()
+    timers: dict[int, int] = {}
+    steps: dict[int, StepState] = {}
+    received: dict[str, deque[Outcome]] = {}
+    receivers: dict[str, deque[int]] = {}
 
 
-class Invocation:
+class Invocation(Struct, eq=False):
     """One handler's run, from its acceptance until its outcome is purged.
 
     `waiters` are the invocations (and their commands) that get the outcome, `awakeables` what it made of those and
     what they were given (kept with the outcome, so that a repeated completion gets its answer).
+    `failing`: its next delivery has failed, or it was paused there, so no run of it is ahead of that.
     """
 
-    # What few invocations ever have stands here, in the class, until it is set: a request makes one of these.
-    status = Status.PENDING
-    consumed = 0
-    last_turn = 0
-    attempts = 0
-    deaths = 0
-    failing = False  # its next delivery has failed, or it was paused there: no run of it is ahead of that
-    failing_since = 0
+    id: str
+    seed: bytes
+    service: str
+    key: str
+    handler: str
+    exclusive: bool
+    arguments: bytes
+    created_at: int
+    retained: bool = False
+    headers: dict[str, str] | None = None
+    idempotency_key: str | None = None
+    due: int | None = None
+    parent: str | None = None
+    depth: int = 0
+    status: Status = Status.PENDING
+    deliveries: list[Delivery] = []
+    consumed: int = 0
+    last_turn: int = 0
+    attempts: int = 0
+    deaths: int = 0
+    failing: bool = False
+    failing_since: int = 0
     history: History | None = None
     last_failure: Failure | None = None
     next_attempt_at: int | None = None
-    cancel_requested = False
-    in_ready_queue = False
+    cancel_requested: bool = False
+    in_ready_queue: bool = False
     outcome: Outcome | None = None
     ended_at: int | None = None
+    waiters: list[tuple[str, int]] | None = None
     awakeables: dict[int, Outcome | None] | None = None
     put_behind: frozenset[str] = frozenset()
-
-    def __init__(
-        self,
-        id: str,
-        seed: bytes,
-        service: str,
-        key: str,
-        handler: str,
-        exclusive: bool,
-        arguments: bytes,
-        created_at: int,
-        retained: bool = False,
-        headers: dict[str, str] | None = None,
-        idempotency_key: str | None = None,
-        due: int | None = None,
-        parent: str | None = None,
-        depth: int = 0,
-    ) -> None:
-        self.id = id
-        self.seed = seed
-        self.service = service
-        self.key = key
-        self.handler = handler
-        self.exclusive = exclusive
-        self.arguments = arguments
-        self.created_at = created_at
-        self.retained = retained
-        self.headers = headers
-        self.idempotency_key = idempotency_key
-        self.due = due
-        self.parent = parent
-        self.depth = depth
-        self.deliveries: list[Delivery] = []
-        self.waiters: list[tuple[str, int]] | None = None
-        if due is not None:
-            self.status = Status.SCHEDULED
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"

@@ -421,6 +421,7 @@ class Kernel:
         if invocation.due is None:
             self._join_mailbox(invocation, at)
         else:
+            invocation.status = Status.SCHEDULED
             self.queued += 1
             self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
 

@@ -7,6 +7,7 @@ waits here is told when everything it could depend on is synced.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,12 +19,31 @@ from . import records
 from .gate import OutcomeUnknown, OutputGate, fail
 from .invocations import Invocation
 from .kernel import Kernel
-from .records import Due, Failed, Invoked, Notified, Outcome, Record, Turn
+from .records import (
+    AwaitPromise,
+    Call,
+    CancelCall,
+    CancelStep,
+    CancelTimer,
+    Command,
+    Due,
+    Failed,
+    Invoked,
+    Notified,
+    Outcome,
+    Record,
+    Run,
+    Timer,
+    Turn,
+)
 from .recovery import InternalError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
 _PRUNED_FROM = 16
+
+_ALONE_MAX = 2
+"""With more outputs waiting than this, the next requests can be read while the disk works."""
 
 
 class Unrecordable(Exception):
@@ -43,6 +63,7 @@ class Ledger:
         self._journal = journal
         self._full = False
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._gate = OutputGate(journal.next_lsn - 1)
         self._watchers: dict[str, list[asyncio.Future[Outcome]]] = {}
 
@@ -66,6 +87,7 @@ class Ledger:
 
     def commit(self, record: Record, headroom_bytes: int = 0) -> None:
         """Raises JournalFull, RecordTooLarge or Unrecordable, with nothing changed; OutcomeUnknown at the end."""
+        kernel, journal = self.kernel, self._journal
         try:
             data = records.encode(record)
             if _may_surprise(record):
@@ -75,7 +97,7 @@ class Ledger:
         except (UnicodeEncodeError, OverflowError, TypeError, ValueError, RecursionError) as error:
             raise Unrecordable(f"what was asked for can't be recorded: {text_of(error)}") from error
         try:
-            self._journal.reserve(len(data), headroom_bytes)
+            journal.reserve(len(data), headroom_bytes)
         except JournalFull as error:
             self._say_full(error)
             raise
@@ -84,10 +106,9 @@ class Ledger:
         except JournalError as error:  # it has failed already, and its writer's message is on its way
             self.on_failed(error)
             raise OutcomeUnknown("the journal failed: nothing was recorded, and the process stops") from error
-        kernel = self.kernel
         try:
             kernel.apply(record)
-            self._journal.append(data)
+            journal.append(data)
         except Exception as error:
             name = type(record).__name__
             self.on_failed(InternalError(f"record {self._journal.next_lsn} ({name}) can't be applied: {error!r}"))
@@ -110,7 +131,8 @@ class Ledger:
             )
 
     def flush(self) -> None:
-        self._journal.flush()
+        """Hands what is open to the journal's writer; if hardly anybody waits, this thread may do the writing."""
+        self._journal.flush(alone=len(self._gate) <= _ALONE_MAX)
 
     # --- telling --------------------------------------------------------------------------------------------------
 
@@ -172,7 +194,10 @@ class Ledger:
     # --- from the writer's thread ---------------------------------------------------------------------------------
 
     def _synced_in_writer(self, lsn: int) -> None:
-        self._loop.call_soon_threadsafe(self._synced, lsn)
+        if threading.get_ident() == self._thread:  # written here, with nothing else to do
+            self._loop.call_soon(self._synced, lsn)
+        else:
+            self._loop.call_soon_threadsafe(self._synced, lsn)
 
     def _failed_in_writer(self, error: BaseException) -> None:
         self._loop.call_soon_threadsafe(self.on_failed, error)
@@ -188,10 +213,21 @@ def _may_surprise(record: Record) -> bool:
     A name that is no text would be written and synced, and every start after it would fail to read it back.
     """
     if isinstance(record, Turn):
-        return bool(record.commands or record.patched) or isinstance(record.outcome, Failed)
+        if type(record.outcome) is Failed or record.patched:
+            return True
+        return any(type(command) not in _PLAIN and not _is_plain_call(command) for command in record.commands)
     if isinstance(record, Invoked):
         return record.headers is not None
-    return not isinstance(record, Notified | Due) or isinstance(getattr(record, "outcome", None), Failed)
+    return not isinstance(record, Notified | Due) or type(getattr(record, "outcome", None)) is Failed
+
+
+_PLAIN = frozenset((Run, Timer, CancelTimer, CancelCall, CancelStep, AwaitPromise))
+"""Numbers, bytes, and names that were looked at when they were asked for."""
+
+
+def _is_plain_call(command: Command) -> bool:
+    """To a handler that is served, under a key that was validated: what else users may add to a call is not there."""
+    return type(command) is Call and command.idempotency_key is None and command.headers is None
 
 
 def _nobody(_: object) -> None: ...

@@ -103,7 +103,7 @@ def replay(
     except (ReplayMismatch, InvalidArguments) as error:
         divergence = str(error)
     finally:
-        patches = execution.patches
+        patches = dict(execution.patches)
         execution.drop()
     return Replayed(invocation.id, invocation.target, turns, divergence, patches=patches)
 

@@ -12,7 +12,7 @@ from perdure.objects.errors import Failure, InvalidArguments
 from .admission import Refused
 from .clock import Clock
 from .driver import Driver
-from .handler_context import ANY_JSON
+from .handler_context import ANY_JSON, rejection
 from .invocations import Invocation, Status
 from .kernel import RUN_ONCE
 from .ledger import Ledger, Unrecordable
@@ -144,7 +144,7 @@ class Operations:
 
     def reject_signal(self, id: str, name: str, reason: str) -> Awaitable[None]:
         """The handler's `await ctx.signal(name, …)` raises a TerminalError with `reason`."""
-        return self.signal(id, name, _rejection(reason))
+        return self.signal(id, name, _rejected(reason))
 
     def signal(self, id: str, name: str, outcome: Outcome) -> Awaitable[None]:
         """A value for the handler's `ctx.signal(name, …)`; kept until it asks."""
@@ -160,7 +160,7 @@ class Operations:
 
     def reject_awakeable(self, id: str, reason: str) -> Awaitable[None]:
         """Whoever waits gets a TerminalError with `reason`."""
-        return self._complete(id, _rejection(reason))
+        return self._complete(id, _rejected(reason))
 
     def _complete(self, id: str, outcome: Outcome) -> Awaitable[None]:
         failure = self._driver.why_not_completed(id, outcome)
@@ -196,10 +196,11 @@ def _value(body: bytes) -> bytes:
     return value
 
 
-def _rejection(reason: str) -> Failed:
-    if not reason.strip():
-        raise Refused(400, "a rejection needs a reason: whoever waits gets it as the message of its error")
-    return Failed(Failure("TerminalError", reason, 500))
+def _rejected(reason: str) -> Failed:
+    try:
+        return rejection(reason)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
 
 
 def _status_of(invocation: Invocation) -> str:

@@ -21,6 +21,7 @@ import structlog
 
 from perdure.objects.steps import StepContext, StepLog, enter_step
 
+from . import identity
 from .step_calls import StepCall
 
 StepId = tuple[str, int]
@@ -40,16 +41,21 @@ class StepOwner(Protocol):
 class RunningStep(StepContext):
     """One attempt.  `progress` is what its last heartbeat said (any JSON value)."""
 
-    def __init__(self, id: StepId, key: str, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
+    progress: object = None
+    task: asyncio.Task[None] | None = None
+    thread: asyncio.Future[Any] | None = None
+    stop_requested = False
+
+    def __init__(self, id: StepId, seed: bytes, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
         self.id = id
-        self.key = key
         self.attempt = attempt
         self.recorded = recorded
         self.call = call
-        self.progress: object = None
-        self.task: asyncio.Task[None] | None = None
-        self.thread: asyncio.Future[Any] | None = None
-        self.stop_requested = False
+        self._seed = seed
+
+    @property
+    def key(self) -> str:  # type: ignore[override]  # made when asked for: many steps talk to nobody
+        return identity.step_key(self._seed, self.id[1])
 
     @property
     def log(self) -> StepLog:  # type: ignore[override]  # made when asked for: most steps log nothing
@@ -89,8 +95,9 @@ class StepRunner:
             if step.id[0] == invocation and step.progress is not None
         }
 
-    def start(self, id: StepId, key: str, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
-        step = RunningStep(id, key, call, attempt, recorded)
+    def start(self, id: StepId, seed: bytes, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
+        """`seed`: its invocation's. `recorded`: what a stream has yielded before."""
+        step = RunningStep(id, seed, call, attempt, recorded)
         self._running[id] = step
         run = self._in_loop(step) if call.is_async else self._in_thread(step)
         step.task = self._loop.create_task(run, name=f"step {call.name} of {id[0]}", context=_context_of(step))
@@ -104,6 +111,8 @@ class StepRunner:
 
     def leaving(self, invocation: str) -> list[asyncio.Task[None]]:
         """What runs on although its invocation has ended."""
+        if not self._leaving:
+            return []
         return [step.task for step in self._leaving if step.id[0] == invocation and step.task is not None]
 
     async def stop(self, grace_seconds: float) -> None:
@@ -120,13 +129,16 @@ class StepRunner:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     async def _in_loop(self, step: RunningStep) -> None:
-        timeout_seconds = step.call.options.timeout_seconds
+        call = step.call
+        timeout_seconds = call.options.timeout_seconds
         try:
-            if timeout_seconds is None:
-                data = await self._result_of(step)
-            else:
+            if timeout_seconds is not None:
                 async with _limited(timeout_seconds):
                     data = await self._result_of(step)
+            elif call.is_stream:
+                data = await self._result_of(step)
+            else:  # the same, with one coroutine less
+                data = call.encode(await call.call())
         except BaseException as error:
             self._failed(step, error)
             return
@@ -165,20 +177,25 @@ class StepRunner:
     def _left(self, step: RunningStep, _error: BaseException | None) -> None:
         """Cancelled, and now really over: a thread can't be stopped, only asked."""
         self._leaving.discard(step)
+        step.task = None
         self._owner.step_left(step.id)
 
     def _yielded(self, step: RunningStep, item: bytes) -> None:
         if self._running.get(step.id) is step:
             self._owner.step_yielded(step.id, item)
 
+    def _over(self, step: RunningStep) -> None:
+        del self._running[step.id]
+        step.task = None  # whose context holds the step: a cycle
+
     def _ended(self, step: RunningStep, data: bytes) -> None:
         if self._wanted(step):
-            del self._running[step.id]
+            self._over(step)
             self._owner.step_ended(step.id, data)
 
     def _failed(self, step: RunningStep, error: BaseException) -> None:
         if self._wanted(step):
-            del self._running[step.id]
+            self._over(step)
             step.stop_requested = True  # a thread that timed out may still be running
             self._owner.step_failed(step.id, error)
 

@@ -20,7 +20,6 @@ import structlog
 from perdure.objects.errors import Failure, StepFailed, TerminalError, failure_of, text_of
 from perdure.objects.retries import RetryPolicy
 
-from . import identity
 from .attempts import DEATHS_MAX, failure_of_attempt
 from .clock import Clock
 from .execution import Execution
@@ -102,21 +101,20 @@ class Steps:
         """Starts what the handler waits for and nobody runs, and stops what it doesn't wait for any more."""
         wanted = {} if invocation.history is None else invocation.history.steps
         calls = self._calls.get(invocation.id)
-        if not wanted and not calls:
-            return
         if calls:
             for command in [command for command in calls if command not in wanted]:
                 self._stop(invocation.id, command)
-        for command, state in [*wanted.items()]:  # one that gives up at once is taken out
-            if state.next_attempt_at is None and command not in self._calls.get(invocation.id, ()):
+        for command, state in [*wanted.items()] if wanted else ():  # one that gives up at once is taken out
+            if state.next_attempt_at is None and (calls is None or command not in calls):
                 call = execution.step(command)
                 if call is not None:
                     self._begin(invocation, command, state, call)
 
     def invocation_ended(self, invocation: Invocation) -> bool:
         """Stops its steps.  True if some of them still run, so that its key can't pass on yet."""
-        for command in [*self._calls.get(invocation.id, ())]:
-            self._stop(invocation.id, command)
+        if invocation.id in self._calls:
+            for command in [*self._calls[invocation.id]]:
+                self._stop(invocation.id, command)
         if self._runner.leaving(invocation.id):
             self._ended[invocation.id] = invocation
             return True
@@ -147,17 +145,20 @@ class Steps:
     def _start(self, invocation: Invocation, command: int, call: StepCall) -> None:
         """Before it starts: is it still wanted?"""
         state = _open_step(invocation, command)
-        if state is None or self._calls.get(invocation.id, {}).get(command) is not call:
+        calls = self._calls.get(invocation.id)
+        if state is None or calls is None or calls.get(command) is not call:
             return
-        try:
-            recorded = [call.decode(item) for item in state.items]
-        except Exception as error:  # what the journal has of the stream, the annotation doesn't read any more
-            self._forget(invocation.id, command)
-            self._recorder.pause_for(invocation, error)
-            return
-        key = identity.step_key(invocation.seed, command)
-        self._slots.step_started((invocation.id, command), self._clock.now_us())
-        self._runner.start((invocation.id, command), key, call, state.attempts + 1, recorded)
+        recorded: list[object] = []
+        if state.items:
+            try:
+                recorded = [call.decode(item) for item in state.items]
+            except Exception as error:  # what the journal has of the stream, the annotation doesn't read any more
+                self._forget(invocation.id, command)
+                self._recorder.pause_for(invocation, error)
+                return
+        id = (invocation.id, command)
+        self._slots.step_started(id, self._clock.now_us())
+        self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded)
 
     def _cut_off_by_death(
         self, invocation: Invocation, command: int, state: StepState, call: StepCall, ran_seconds: float
@@ -192,10 +193,12 @@ class Steps:
         self._release_when_synced((id, command))
 
     def _forget(self, id: str, command: int) -> StepCall | None:
-        calls = self._calls.get(id, {})
+        calls = self._calls.get(id)
+        if calls is None:
+            return None
         call = calls.pop(command, None)
         if not calls:
-            self._calls.pop(id, None)
+            del self._calls[id]
         return call
 
     def _release_when_synced(self, id: StepId) -> None:

@@ -72,7 +72,7 @@ class HandlerLoop(RefusingLoop):
         "silent",
     )
 
-    def __init__(self, identity: bytes, timers: TimerPort, *, silent: bool, log: ErrorLog) -> None:
+    def __init__(self, identity: int, timers: TimerPort, *, silent: bool, log: ErrorLog) -> None:
         self.now_us = 0
         self.dead = False
         self.ended = False

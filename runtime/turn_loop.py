@@ -52,7 +52,7 @@ class TurnLoop(HandlerLoop):
 
     def __init__(
         self,
-        identity: bytes,
+        identity: int,
         timers: TimerPort,
         *,
         callbacks_max: int = CALLBACKS_MAX,

@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 HASH_BITS = 61
 """Python's own hashes of integers are this wide; wider ones are reduced at every use."""
-_SPREAD = 0x9E3779B97F4A7C15 | 1
+_SPREAD = 0x9E3779B97F4A7C15
 
 
-def hash_base(identity: bytes) -> int:
+def hash_base(identity: int) -> int:
     """Where the numbering of one handler's tasks starts: far from every other handler's, whatever the ids look like.
 
     asyncio keeps all tasks of the process in one WeakSet, those of 100,000 suspended handlers included: with bases
     that lie close together, each look-up in it would be a search.
     """
-    return int.from_bytes(identity, "little") * _SPREAD % ((1 << HASH_BITS) - 1)
+    return identity * _SPREAD % ((1 << HASH_BITS) - 1)
 
 
 class TimerPort(Protocol):
@@ -129,6 +129,10 @@ class TurnTimer(asyncio.TimerHandle):
         self.callback, self.args = _nothing, ()
 
     def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def done(self) -> bool:
+        """As futures say it: nobody waits for it any more."""
         return self.is_cancelled
 
     def get_context(self) -> contextvars.Context:

@@ -61,18 +61,17 @@ class Owned(Coroutine[object, None, Any]):
     `subject` is a Target or a name: put into words only when somebody asks.
     """
 
-    __slots__ = ("_decode", "_iterator", "_wait", "awaited", "subject")
+    __slots__ = ("_decode", "_iterator", "_wait", "subject")
 
     def __init__(self, subject: object, wait: Wait, decode: Decode) -> None:
         self.subject = subject
         self._wait = wait
         self._decode = decode
         self._iterator: Generator[object, None, Any] | None = None
-        self.awaited = False
 
     def __await__(self) -> Generator[object, None, Any]:
-        self.awaited = True
         wait = self._wait
+        wait.context.unawaited.pop(wait.command, None)
         if not wait.done():
             wait.context.begin_wait(wait, self.subject)
         return self._outcome(wait)

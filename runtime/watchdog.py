@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from itertools import dropwhile
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Final, Protocol
 
 import structlog
@@ -59,12 +59,14 @@ class Watchdog:
         log: WarningLog | None = None,
         clock: Callable[[], float] = time.monotonic,
         thread: int | None = None,
+        driver: Callable[..., object] | None = None,
     ) -> None:
+        """`driver`: the function that enters turns, below which a handler's frames begin."""
         self.label: object = None
         self.turn = 0
         self._limit_seconds = limit_seconds
         self._log: WarningLog = log if log is not None else structlog.get_logger("perdure")
-        self._driver: FrameType | None = None
+        self._driver = None if driver is None else driver.__code__
         self._clock = clock
         self._watched = threading.get_ident() if thread is None else thread
         self._seen = 0
@@ -75,12 +77,11 @@ class Watchdog:
     def entered(self, label: object) -> None:
         """A turn begins. `label` says whose: it is turned to text only if the turn is too long."""
         self.turn += 1
-        self._driver = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # documented
         self.label = label
 
     def left(self) -> None:
         """The turn has ended."""
-        self.label = self._driver = None
+        self.label = None
 
     def start(self) -> None:
         """Start the thread, a daemon."""
@@ -120,12 +121,12 @@ class Watchdog:
             self.look()
 
 
-def _stack_of(innermost: FrameType | None, driver: FrameType | None) -> str:
-    """From the handler on; from `driver`, which entered the turn, if nobody's code but ours is running."""
+def _stack_of(innermost: FrameType | None, driver: CodeType | None) -> str:
+    """From the handler on; from the driver, which entered the turn, if nobody's code but ours is running."""
     if innermost is None:
         return "(the thread has ended)"
     frames = [innermost]
-    while frames[-1] is not driver and frames[-1].f_back is not None:
+    while frames[-1].f_code is not driver and frames[-1].f_back is not None:
         frames.append(frames[-1].f_back)
     frames.reverse()
     shown = list(dropwhile(_is_not_the_users, frames[1:])) or frames

@@ -25,7 +25,7 @@ class Timers:
 
 
 TIMERS = Timers()
-IDENTITY = bytes(range(16))
+IDENTITY = 0x0123456789ABCDE
 
 
 async def ends_at_once() -> int:

@@ -234,21 +234,13 @@ def dump(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-_PASSING = ("history", "in_ready_queue", "decoded")
-"""The first is compared by itself, the others don't outlive the moment."""
+_PASSING = ("in_ready_queue",)
+"""What doesn't outlive the moment."""
 
 
 def _of_invocation(invocation: Invocation) -> dict[str, Any]:
-    history = invocation.history
-    fields = {name: value for name, value in vars(invocation).items() if name not in _PASSING}
-    defaults = {name: getattr(invocation, name) for name in ("status", "consumed", "last_turn", "attempts", "outcome")}
-    return {
-        **fields,
-        **defaults,
-        "deliveries": [*invocation.deliveries],
-        "waiters": invocation.waiters or [],
-        "history": None if history is None else {name: getattr(history, name) for name in history.__slots__},
-    }
+    fields = {name: value for name, value in msgspec.structs.asdict(invocation).items() if name not in _PASSING}
+    return {**fields, "deliveries": [*invocation.deliveries], "waiters": invocation.waiters or []}
 
 
 def rebuilt(data: Iterable[bytes]) -> Kernel:

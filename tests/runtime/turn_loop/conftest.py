@@ -34,7 +34,7 @@ class Driven:
 
     def __init__(self, handler: Callable[[Driven], Coroutine[Any, Any, Any]], **options: Any) -> None:
         self.timers = Timers()
-        self.loop = TurnLoop(options.pop("identity", b"a handler"), self.timers, **options)
+        self.loop = TurnLoop(options.pop("identity", 1), self.timers, **options)
         self.trace: list[Any] = []
         self.waits: dict[str, TurnFuture[Any]] = {}
         self._handler = handler

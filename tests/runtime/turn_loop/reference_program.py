@@ -185,7 +185,7 @@ def trace_of(handler: Handler) -> Trace:
     trace: Trace = []
     waits: list[asyncio.Future[None]] = []
     timers = Timers()
-    loop = TurnLoop(b"the same in every replay", timers)
+    loop = TurnLoop(1, timers)
     loop.run(1_000_000, lambda: loop.start(handler(trace, waits)))
     while loop.main is not None and not loop.main.done():
         trace.append("turn")

@@ -349,7 +349,7 @@ def test_code_runs_in_the_context_of_its_task(drive: Drive) -> None:
 
 def test_a_task_that_never_started_never_runs(drive: Drive) -> None:
     """And Python does not say that it was never awaited."""
-    loop = TurnLoop(b"x", None)  # type: ignore[arg-type]
+    loop = TurnLoop(1, None)  # type: ignore[arg-type]
     trace: list[str] = []
 
     async def handler() -> None:
@@ -490,7 +490,7 @@ def test_what_is_parked_does_not_hold_up_the_end_of_the_process() -> None:
                 except BaseException:
                     pass
 
-        loop = TurnLoop(b"x", None)
+        loop = TurnLoop(1, None)
         loop.run(1, lambda: loop.start(handler()))
         loop.drop()
         print("dropped")

@@ -240,7 +240,27 @@ def test_an_ended_handler_is_freed_without_the_collector(drive: Drive, handler: 
     loop, main = weakref.ref(driven.loop), weakref.ref(driven.main)
     assert driven.main.exception() is None
     driven.loop.discard()
-    driven.loop = driven.loop.__class__(b"", driven.timers)
+    driven.loop = driven.loop.__class__(1, driven.timers)
+
+    assert loop() is None
+    assert main() is None
+    assert gc.collect() == 0
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_handler_that_fails_in_its_first_step_is_freed_too(drive: Drive, error: type[BaseException]) -> None:
+    """Its error leads to the frames of the turn, and those must not lead back."""
+
+    async def handler(_: Driven) -> None:
+        raise error
+
+    gc.collect()
+    driven = drive(handler)
+    loop, main = weakref.ref(driven.loop), weakref.ref(driven.main)
+    assert type(driven.main.exception()) is error
+    driven.loop.discard()
+    driven.loop = driven.loop.__class__(1, driven.timers)
 
     assert loop() is None
     assert main() is None
@@ -255,7 +275,7 @@ def test_a_dropped_handler_is_freed_without_the_collector(drive: Drive, handler:
     driven = drive(handler)
     loop, main = weakref.ref(driven.loop), weakref.ref(driven.main)
     driven.loop.drop()
-    driven.loop = driven.loop.__class__(b"", driven.timers)
+    driven.loop = driven.loop.__class__(1, driven.timers)
     driven.waits.clear()
     driven.timers.armed.clear()
 
@@ -274,7 +294,7 @@ def test_a_loop_lets_go_of_its_port(drive: Drive, end: Callable[[TurnLoop], None
     end(driven.loop)
     driven.timers = None
 
-    driven.loop = TurnLoop(b"", port)  # type: ignore[arg-type]  # what held the old one is gone
+    driven.loop = TurnLoop(1, port)  # type: ignore[arg-type]  # what held the old one is gone
     assert port() is None
 
 
@@ -298,7 +318,7 @@ def test_the_error_of_a_handler_does_not_keep_what_started_its_turn() -> None:
         return first
 
     kept: list[weakref.ref[Invocation]] = []
-    loop = TurnLoop(b"x", None)  # type: ignore[arg-type]
+    loop = TurnLoop(1, None)  # type: ignore[arg-type]
     loop.run(1, start(loop))
     assert loop.main is not None
     loop.main.exception()

@@ -262,7 +262,7 @@ def test_async_generators_of_the_real_loop_keep_their_hooks(drive: Drive) -> Non
 
     async def main() -> None:
         async for _ in generator():
-            loop = TurnLoop(b"x", None)  # type: ignore[arg-type]
+            loop = TurnLoop(1, None)  # type: ignore[arg-type]
             loop.run(1, lambda: None)
         held.extend(asyncio.get_running_loop()._asyncgens)  # type: ignore[attr-defined]
         another = generator()

@@ -282,7 +282,7 @@ def test_the_real_loop_is_put_back(drive: Drive, new_loop: Any) -> None:
 
 def test_the_running_loop_is_put_back_after_a_failed_turn(drive: Drive) -> None:
     """Also when what the turn starts with raises."""
-    loop = TurnLoop(b"x", None)  # type: ignore[arg-type]
+    loop = TurnLoop(1, None)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         loop.run(0, lambda: 1 / 0)
 

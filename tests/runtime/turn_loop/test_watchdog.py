@@ -51,7 +51,7 @@ def test_a_turn_longer_than_the_limit_is_reported_with_its_stack() -> None:
 
 def test_the_stack_begins_where_the_turn_was_entered() -> None:
     """Whoever drives the turns, and all that called it, is of no use to whoever reads about a handler."""
-    watchdog, clock, log = made()
+    clock, log = Clock(), Log()
 
     def handler() -> None:
         watchdog.look()
@@ -61,6 +61,8 @@ def test_the_stack_begins_where_the_turn_was_entered() -> None:
     def driver() -> None:
         watchdog.entered("a")
         handler()
+
+    watchdog = Watchdog(0.1, log=log, clock=clock, driver=driver)
 
     driver()
     (stack,) = log.stacks
@@ -76,7 +78,9 @@ def one_of_ours(function: Callable[..., None]) -> Callable[..., None]:
 
 def test_our_own_frames_above_the_handler_are_left_out() -> None:
     """From the driver down to the handler all is this package's."""
-    watchdog, clock, log = made()
+    clock, log = Clock(), Log()
+    driver = test_our_own_frames_above_the_handler_are_left_out
+    watchdog = Watchdog(0.1, log=log, clock=clock, driver=driver)
 
     def run(first: Callable[[], None]) -> None:
         first()

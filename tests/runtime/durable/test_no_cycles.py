@@ -1,0 +1,97 @@
+"""What has ended is freed by reference counts alone: cycles would wait for the collector, and its pauses grow with
+them.  Each way to wait keeps something that leads back to the handler; the run has to let go of all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from perdure.objects import VirtualObject, handler
+from perdure.runtime import Runtime
+from tests.runtime.durable.conftest import World
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
+def half(number: int) -> int:
+    return number // 2
+
+
+async def count(until: int) -> AsyncIterator[int]:
+    for number in range(until):
+        yield number
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+class Waiter(VirtualObject):
+    seen: int = 0
+
+    @handler
+    async def step(self) -> int:
+        return await self.ctx.run(double, 1)
+
+    @handler
+    async def thread(self) -> int:
+        return await self.ctx.run(half, 2)
+
+    @handler
+    async def stream(self) -> int:
+        return sum([number async for number in self.ctx.stream(count, 3)])
+
+    @handler
+    async def call(self) -> int:
+        return await self.ctx.ref(Waiter, "another").step()
+
+    @handler
+    async def forgotten(self) -> None:
+        """Calls nobody awaits, and a step that is still running at the end."""
+        forgotten = self.ctx.ref(Waiter, "another").step()
+        running = self.ctx.run(never)
+        self.seen += len([forgotten, running])
+
+    @handler
+    async def gathered(self) -> tuple[int, int]:
+        return await asyncio.gather(self.ctx.run(double, 1), self.ctx.ref(Waiter, "another").step())
+
+    @handler
+    async def gives_up(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await self.ctx.run(never)
+        except TimeoutError:
+            self.seen += 1
+
+
+@pytest.mark.parametrize("name", ["step", "thread", "stream", "call", "forgotten", "gathered", "gives_up"])
+async def test_an_ended_handler_leaves_nothing_to_the_collector(name: str) -> None:
+    world = await World(Waiter).start()
+    await _run(world.runtime, world, name)  # what is made once and kept
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await _run(world.runtime, world, name)
+        gc.collect()
+        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        await world.close()
+    assert left == []
+
+
+async def _run(runtime: Runtime, world: World, name: str) -> None:
+    id = await world.send(getattr(runtime.ref(Waiter, "one"), name))
+    await world.until(lambda: world.runtime.engine.operations.describe(id).status != "running" or name == "gives_up")
+    await world.advance(2)
+    await world.until(lambda: world.invocation(id).ended)
+    await world.settle()
