@@ -15,10 +15,11 @@ import typing
 
 if typing.TYPE_CHECKING:
     from .admission import Refused
-    from .client import Client, RemoteHandle
+    from .client import Client
     from .clock import Clock, ManualClock, SystemClock
     from .gate import OutcomeUnknown
     from .local import Runtime
+    from .outside import RemoteHandle
     from .settings import Settings
 
 
@@ -37,7 +38,7 @@ __all__ = [
 _HOMES = {
     "Refused": "admission",
     "Client": "client",
-    "RemoteHandle": "client",
+    "RemoteHandle": "outside",
     "Clock": "clock",
     "ManualClock": "clock",
     "SystemClock": "clock",

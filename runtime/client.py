@@ -15,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -27,20 +26,19 @@ import msgspec
 import structlog
 from yarl import URL
 
-from perdure.objects import BoundHandler, RetryPolicy, Service, VirtualObject, Workflow
+from perdure.objects import RetryPolicy, Service, VirtualObject, Workflow
 from perdure.objects.definitions import Kind
 from perdure.objects.durations import seconds_of
 from perdure.objects.errors import Failure, exception_of
-from perdure.objects.references import Target, reference, target_of
-from perdure.objects.values import Codec, Unencodable
+from perdure.objects.references import Target
+from perdure.objects.values import Codec
 
 from .admission import Refused
 from .gate import OutcomeUnknown
+from .outside import Outside, RemoteHandle, checked_reason, packed
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm
-
-    from perdure.objects import Handle
+    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,77 +60,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
 
-class Remote(Protocol):
-    """How a handle reaches its invocation: over HTTP, or in this process."""
-
-    async def result_of(self, id: str) -> bytes: ...
-    async def cancel(self, id: str) -> None: ...
-    async def resolve_signal(self, id: str, name: str, value: bytes) -> None: ...
-    async def reject_signal(self, id: str, name: str, reason: str) -> None: ...
-
-
-class RemoteHandle(Generic[T_co]):
-    """An invocation, seen from outside.  All but `id` is a request, to be awaited."""
-
-    __slots__ = ("_decode", "_id", "_remote")
-
-    def __init__(self, id: str, remote: Remote, decode: Callable[[bytes], T_co]) -> None:
-        self._id = id
-        self._remote = remote
-        self._decode = decode
-
-    @property
-    def id(self) -> str:
-        """The invocation's id, as in the HTTP API."""
-        return self._id
-
-    def attach(self) -> Coroutine[object, None, T_co]:
-        """Wait for its result. Raises its TerminalError; a cancelled wait leaves the invocation alone."""
-        return self._attach()
-
-    async def _attach(self) -> T_co:
-        return self._decode(await self._remote.result_of(self._id))
-
-    def cancel(self) -> Coroutine[object, None, None]:
-        """Raise CancelledError in it, at its await, and in what it calls; of no effect once it has ended.
-
-        Done when that is durable, which is before the handler has cleaned up: `attach()` waits for its end.
-        """
-        return self._remote.cancel(self._id)
-
-    def signal(self, name: str, value: object) -> Coroutine[object, None, None]:
-        """Give it a value (JSON), for `self.ctx.signal(name, …)`; kept until it asks.
-
-        Each one counts, so it is not sent again if its answer got lost: OutcomeUnknown.
-        """
-        return self._remote.resolve_signal(self._id, name, packed(value))
-
-    def reject_signal(self, name: str, reason: str) -> Coroutine[object, None, None]:
-        """Make the next `self.ctx.signal(name, …)` raise a TerminalError with this reason."""
-        return self._remote.reject_signal(self._id, name, checked_reason(reason))
-
-    def __repr__(self) -> str:
-        return f"<RemoteHandle {self._id}>"
-
-
-ANY_JSON = Codec(Any)
-
-
-def packed(value: object) -> bytes:
-    """As JSON.  Raises TypeError."""
-    try:
-        return ANY_JSON.pack_checked(value)
-    except Unencodable as error:
-        raise TypeError(f"this value can't be sent: {error}") from None
-
-
-def checked_reason(reason: object) -> str:
-    if not isinstance(reason, str) or not reason.strip():
-        raise ValueError("a rejection needs a reason: whoever waits gets it as the message of a TerminalError")
-    return reason
-
-
-class Client:
+class Client(Outside):
     """Calls and messages to the runtime at `url`, for as long as the `async with` block.
 
     `token` is sent as `Authorization: Bearer`.  `retry` bounds how a request that failed is repeated: its
@@ -155,7 +83,7 @@ class Client:
         self._retry = retry
         self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
-        self._outbound = _Outbound(self._call)
+        super().__init__("client")
         self._remote = _OverHttp(self._exchange)
 
     async def __aenter__(self) -> Self:
@@ -175,41 +103,6 @@ class Client:
             await session.close()
 
     # --- what users call ---------------------------------------------------------------------------------------------
-
-    @overload
-    def ref(self, cls: type[S], /) -> S: ...
-    @overload
-    def ref(self, cls: type[O], key: str, /) -> O: ...
-    def ref(self, cls: Any, key: str = "", /) -> Any:
-        """What stands for the object of `cls` at `key`, or for a Service. InvalidKey for what cannot be a key."""
-        return reference(cls, key, self._outbound)
-
-    async def send(
-        self, handler: BoundHandler[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> RemoteHandle[T]:
-        """A message: `await client.send(ref.deposit, 5)`. Done when it is durably accepted."""
-        return await self._send(target_of(handler, args, kwargs), None)
-
-    async def send_after(
-        self,
-        delay: float | timedelta,
-        handler: BoundHandler[Callable[P, Coroutine[Any, Any, T]]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> RemoteHandle[T]:
-        """A message that joins its mailbox after `delay` (seconds or timedelta)."""
-        return await self._send(target_of(handler, args, kwargs), seconds_of(delay, "send_after"))
-
-    @overload
-    def handle(self, id: str, /) -> RemoteHandle[Any]: ...
-    @overload
-    def handle(self, id: str, type: type[T], /) -> RemoteHandle[T]: ...
-    @overload
-    def handle(self, id: str, type: TypeForm[T], /) -> RemoteHandle[T]: ...
-    def handle(self, id: str, type: Any = Any, /) -> RemoteHandle[Any]:
-        """The invocation with this id, which nobody asks for before `attach`."""
-        return self._handle(id, Codec(type).unpack_hostile)
 
     async def resolve_awakeable(self, id: str, value: object = None) -> None:
         """Give an awakeable its value.  Refused: 404 unknown, 409 completed otherwise, 400 of another type."""
@@ -237,6 +130,10 @@ class Client:
 
     def _handle(self, id: str, decode: Callable[[bytes], Any]) -> RemoteHandle[Any]:
         return RemoteHandle(id, self._remote, decode)
+
+    def _reader(self, codec: Codec) -> Callable[[bytes], Any]:
+        """Anything may stand between us and the runtime."""
+        return codec.unpack_hostile
 
     async def _exchange(
         self,
@@ -302,24 +199,6 @@ class _OverHttp:
     async def _signal(self, id: str, name: str, verb: str, body: bytes) -> None:
         path = f"/restate/invocation/{_part(id)}/signals/{_part(name)}/{verb}"
         await self.post(path, body, f"signal {name} to {id}", repeatable=False)
-
-
-class _Outbound:
-    """Where the calls of a client's references go."""
-
-    def __init__(self, call: Callable[[Target], Coroutine[object, None, Any]]) -> None:
-        self._call = call
-
-    def call(self, target: Target) -> Coroutine[object, None, Any]:
-        return self._call(target)
-
-    def stream(self, target: Target) -> AsyncIterator[Any]:
-        raise TypeError(f"{target!r} is a stream; streams are not served over HTTP yet")
-
-    def send(self, target: Target, delay: float | timedelta | None) -> Handle[Any]:
-        name = target.handler.attribute
-        say = f"client.send(ref.{name}, …)" if delay is None else f"client.send_after(delay, ref.{name}, …)"
-        raise TypeError(f"outside of a handler sending is a request, to be awaited: `await {say}`")
 
 
 class _Sent(msgspec.Struct, rename="camel"):

@@ -9,32 +9,32 @@ outlives the block.  With a `ManualClock` time stands still until `runtime.advan
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from perdure.journal import Journal, MemoryJournal
-from perdure.objects import BoundHandler, Service, VirtualObject, Workflow
+from perdure.objects import Service, VirtualObject, Workflow
 from perdure.objects.durations import seconds_of
 from perdure.objects.errors import exception_of
-from perdure.objects.references import Target, reference, target_of
+from perdure.objects.references import Target
 from perdure.objects.values import Codec
 
 from .admission import Request
-from .client import RemoteHandle, checked_reason, packed
 from .clock import Clock, ManualClock, SystemClock
 from .data_dir import open_journal, open_slots
 from .engine import Engine, Submission
 from .handler_context import headers_of
+from .outside import Outside, RemoteHandle, checked_reason, packed
 from .records import Failed, Outcome
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm
+    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +42,7 @@ S = TypeVar("S", bound="Service")
 O = TypeVar("O", bound="VirtualObject | Workflow")  # noqa: E741  (the name that API.md gives it)
 
 
-class Runtime:
+class Runtime(Outside):
     """Serves `classes` for as long as the `async with` block.
 
     A call raises TerminalError (as its own class) for what the handler decided, Refused for what was not accepted,
@@ -67,7 +67,7 @@ class Runtime:
         self._clock = clock or SystemClock()
         self._settings = settings or Settings()
         self._engine: Engine | None = None
-        self._outbound = _Outbound(self._call)
+        super().__init__("runtime")
 
     async def __aenter__(self) -> Self:
         slots: Slots | NoSlots = NoSlots()
@@ -96,41 +96,6 @@ class Runtime:
         return self._engine
 
     # --- calls and messages ---------------------------------------------------------------------------------------
-
-    @overload
-    def ref(self, cls: type[S], /) -> S: ...
-    @overload
-    def ref(self, cls: type[O], key: str, /) -> O: ...
-    def ref(self, cls: Any, key: str = "", /) -> Any:
-        """What stands for the object of `cls` at `key`, or for a Service. InvalidKey for what cannot be a key."""
-        return reference(cls, key, self._outbound)
-
-    async def send(
-        self, handler: BoundHandler[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> RemoteHandle[T]:
-        """A message: `await runtime.send(ref.deposit, 5)`. Done when it is durably accepted."""
-        return await self._send(target_of(handler, args, kwargs), None)
-
-    async def send_after(
-        self,
-        delay: float | timedelta,
-        handler: BoundHandler[Callable[P, Coroutine[Any, Any, T]]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> RemoteHandle[T]:
-        """A message that joins its mailbox after `delay` (seconds or timedelta)."""
-        return await self._send(target_of(handler, args, kwargs), seconds_of(delay, "send_after"))
-
-    @overload
-    def handle(self, id: str, /) -> RemoteHandle[Any]: ...
-    @overload
-    def handle(self, id: str, type: type[T], /) -> RemoteHandle[T]: ...
-    @overload
-    def handle(self, id: str, type: TypeForm[T], /) -> RemoteHandle[T]: ...
-    def handle(self, id: str, type: Any = Any, /) -> RemoteHandle[Any]:
-        """The invocation with this id, which nobody asks for before `attach`."""
-        return self._handle(id, Codec(type).unpack)
 
     async def resolve_awakeable(self, id: str, value: object = None) -> None:
         """Gives an awakeable its value.  Refused: 404 unknown, 409 completed otherwise, 400 of another type."""
@@ -183,6 +148,9 @@ class Runtime:
     def _handle(self, id: str, decode: Callable[[bytes], Any]) -> RemoteHandle[Any]:
         return RemoteHandle(id, _InProcess(lambda: self.engine), decode)
 
+    def _reader(self, codec: Codec) -> Callable[[bytes], Any]:
+        return codec.unpack
+
 
 class _InProcess:
     """How a runtime's handles reach their invocations."""
@@ -203,26 +171,6 @@ class _InProcess:
 
     async def reject_signal(self, id: str, name: str, reason: str) -> None:
         await self._engine().operations.reject_signal(id, name, reason)
-
-
-class _Outbound:
-    """Where the calls of a runtime's references go."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[[Target], Coroutine[object, None, Any]]) -> None:
-        self._call = call
-
-    def call(self, target: Target) -> Coroutine[object, None, Any]:
-        return self._call(target)
-
-    def stream(self, target: Target) -> AsyncIterator[Any]:
-        raise TypeError(f"{target!r} is a stream; streams are not served yet")
-
-    def send(self, target: Target, delay: float | timedelta | None) -> NoReturn:
-        name = target.handler.attribute
-        say = f"runtime.send(ref.{name}, …)" if delay is None else f"runtime.send_after(delay, ref.{name}, …)"
-        raise TypeError(f"outside of a handler sending is a request, to be awaited: `await {say}`")
 
 
 def _value_of(outcome: Outcome) -> bytes:
