@@ -98,7 +98,6 @@ class HandlerContext(WorkflowContext):
     # What few handlers ever touch stands here, in the class, until it is set: each request makes one of these.
     patched_now: Sequence[str] = ()
     patches: Mapping[str, bool] = MappingProxyType({})
-    codecs: Mapping[int, Codec] = MappingProxyType({})
     gave_up = False
     attempt = 1
     attempt_was_read = False
@@ -109,7 +108,6 @@ class HandlerContext(WorkflowContext):
     _random: Random | None = None
     _recorded: Turn | None = None
     _recorded_commands: Mapping[int, Command] = MappingProxyType({})
-    _promises: Mapping[str, Outcome] = MappingProxyType({})
 
     def __init__(self, invocation: Invocation, service: ServiceDefinition, world: World) -> None:
         self.loop: TurnLoop  # put in by the execution: the loop needs its port for timers, which is this
@@ -119,8 +117,10 @@ class HandlerContext(WorkflowContext):
         self.new_waits: list[tuple[Wait, object]] = []
         self.unawaited: dict[int, Owned] = {}
         self.steps: dict[int, StepCall] = {}
+        self.codecs: dict[int, Codec] = {}
         self._service = service
         self._world = world
+        self._promises: dict[str, Outcome] = {}
 
     @property
     def _outbound(self) -> _Outbound:  # type: ignore[override]  # made when asked for: kept, it would be a cycle
@@ -208,7 +208,7 @@ class HandlerContext(WorkflowContext):
         codec = Codec(type)
         index = self._next_index()
         self._ask(Awakeable(index))
-        self._read_by(codec, index)
+        self.codecs[index] = codec
         id = identity.awakeable_id(self.current.seed, index)
         return HandlerAwakeable(id, self._listener(index, f"awakeable {id}", _given(codec, f"awakeable {id}")))
 
@@ -230,7 +230,7 @@ class HandlerContext(WorkflowContext):
         name = plain_text(name, "signal")
         index = self._next_index()
         self._ask(Receive(index, name))
-        self._read_by(codec, index)
+        self.codecs[index] = codec
         return HandlerSignal(self._listener(index, f"signal {name}", _given(codec, f"signal {name}")))
 
     def send_signal(self, id: str, name: str, outcome: Outcome) -> None:
@@ -281,7 +281,7 @@ class HandlerContext(WorkflowContext):
             verdict = self._recorded_verdict(index)
         elif (held := self._promise_outcome(name)) is not None and not same_outcome(held, outcome):
             verdict = _refused(f"promise {name} was completed before, otherwise", 409)
-        self._promises = {name: outcome, **self._promises}
+        self._promises.setdefault(name, outcome)
         self._ask_with_verdict(CompletePromise(index, name, outcome, verdict))
 
     def _promise_outcome(self, name: str) -> Outcome | None:
@@ -504,13 +504,6 @@ class HandlerContext(WorkflowContext):
         elif self.commands.pop(wait.command, None) is not None:
             del self.waiting[wait.command]
         wait.set_result(Failed(failure))
-
-    def _read_by(self, codec: Codec, index: int) -> None:
-        """The outcome of command `index` comes from outside, and `codec` says whether it fits."""
-        if isinstance(self.codecs, dict):
-            self.codecs[index] = codec
-        else:
-            self.codecs = {index: codec}
 
     def _next_index(self) -> int:
         self._count += 1

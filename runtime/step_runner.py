@@ -111,8 +111,6 @@ class StepRunner:
 
     def leaving(self, invocation: str) -> list[asyncio.Task[None]]:
         """What runs on although its invocation has ended."""
-        if not self._leaving:
-            return []
         return [step.task for step in self._leaving if step.id[0] == invocation and step.task is not None]
 
     async def stop(self, grace_seconds: float) -> None:
@@ -129,16 +127,13 @@ class StepRunner:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     async def _in_loop(self, step: RunningStep) -> None:
-        call = step.call
-        timeout_seconds = call.options.timeout_seconds
+        timeout_seconds = step.call.options.timeout_seconds
         try:
-            if timeout_seconds is not None:
+            if timeout_seconds is None:
+                data = await self._result_of(step)
+            else:
                 async with _limited(timeout_seconds):
                     data = await self._result_of(step)
-            elif call.is_stream:
-                data = await self._result_of(step)
-            else:  # the same, with one coroutine less
-                data = call.encode(await call.call())
         except BaseException as error:
             self._failed(step, error)
             return

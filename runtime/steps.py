@@ -112,9 +112,8 @@ class Steps:
 
     def invocation_ended(self, invocation: Invocation) -> bool:
         """Stops its steps.  True if some of them still run, so that its key can't pass on yet."""
-        if invocation.id in self._calls:
-            for command in [*self._calls[invocation.id]]:
-                self._stop(invocation.id, command)
+        for command in [*self._calls.get(invocation.id, ())]:
+            self._stop(invocation.id, command)
         if self._runner.leaving(invocation.id):
             self._ended[invocation.id] = invocation
             return True
