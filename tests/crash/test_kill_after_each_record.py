@@ -26,17 +26,14 @@ from structlog.testing import capture_logs
 
 from perdure.journal import MemoryJournal
 from perdure.runtime import records
-from perdure.runtime.admission import Request
-from perdure.runtime.clock import ManualClock
-from perdure.runtime.engine import Engine
 from perdure.runtime.invocations import Status
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
 from perdure.runtime.targets import load_targets
+from tests.crash.lives import Life, engine_on
 
 HERE = Path(__file__).parent
 SEED = 20_261_131
-START_US = 1_767_225_600_000_000
 SECOND_US = 1_000_000
 PATIENCE_SECONDS = 0.02
 """For a step of a few milliseconds; one that isn't done by then sees the clock move on by at most a second."""
@@ -119,22 +116,11 @@ def killed_at_each(moment: str, directory: Path) -> int:
 
 
 @dataclass
-class World:
-    """One life of an engine: from the records it starts with to its end."""
-
-    engine: Engine
+class World(Life):
     journal: MemoryJournal
-    clock: ManualClock
 
     async def play(self, ledger: Path) -> Any:
-        """The result of `play`, asked for with the same idempotency key in each life."""
-        arguments = msgspec.json.encode(str(ledger))
-        request = Request(service="Journey", key="x", handler="play", arguments=arguments, idempotency_key="once")
-        outcome = asyncio.ensure_future(self.engine.submit(request).outcome())
-        await self.run_until(outcome.done)
-        ended = outcome.result()
-        assert isinstance(ended, records.Success), ended
-        return msgspec.json.decode(ended.value)
+        return await self.result_of_play("Journey", msgspec.json.encode(str(ledger)))
 
     async def run_until(self, done: Callable[[], bool]) -> None:
         """Time stands still while anything can run, and then goes on to the next timer; some steps run for ever."""
@@ -147,17 +133,6 @@ class World:
             self.clock.advance_to_next(self.clock.now_us() + SECOND_US)
         raise AssertionError("it doesn't come to an end")
 
-    async def quiet(self) -> None:
-        """Messages that nobody waits for are worked off, too."""
-        await self.run_until(lambda: all(i.ended for i in self.engine.kernel.invocations.values()))
-
-    def heard(self) -> dict[str, list[str]]:
-        return {
-            key: msgspec.json.decode(entry.fields["heard"])
-            for (service, key), entry in self.engine.kernel.objects.items()
-            if service == "Bell" and "heard" in entry.fields
-        }
-
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
@@ -168,20 +143,10 @@ def registry() -> Registry:
 async def world(
     registry: Registry, synced: Sequence[bytes] = (), settings: Settings | None = None
 ) -> AsyncGenerator[World, None]:
-    """Goes on at the time of the last record.  Nothing may reach the exception handler of the real loop."""
-    escaped: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: escaped.append(context))
-    clock = ManualClock(records.decode(synced[-1]).at if synced else START_US)
     journal = MemoryJournal(synced)
     with capture_logs():
-        engine = await Engine.open(
-            registry, journal, settings or Settings(), clock, entropy=random.Random(SEED).randbytes
-        )
-        try:
-            yield World(engine, journal, clock)
-        finally:
-            await engine.close()
-    assert escaped == []
+        async with engine_on(registry, journal, settings or Settings(), SEED) as (engine, clock):
+            yield World(engine, clock, journal)
 
 
 async def undisturbed(registry: Registry, ledger: Path) -> list[bytes]:

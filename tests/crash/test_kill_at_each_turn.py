@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from perdure.journal import MemoryJournal
 from perdure.runtime import records
 from perdure.runtime.admission import Request
-from perdure.runtime.clock import ManualClock
-from perdure.runtime.engine import Engine
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
 from perdure.runtime.targets import load_targets
+from tests.crash.lives import Life, engine_on
 
 if TYPE_CHECKING:
     from tests.conftest import Perdure
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 OBJECTS = "tests/crash/turns_objects.py"
 SEED = 20_261_101
 TWICE_KILLED = 150
-START_US = 1_767_225_600_000_000
 HOUR_US = 3_600_000_000
 TURN_AT_A_TIME = Settings(slice_turns_max=1)
 
@@ -74,21 +71,11 @@ class HookedJournal(MemoryJournal):
 
 
 @dataclass
-class World:
-    """One life of an engine: from the records it starts with to its end."""
-
-    engine: Engine
+class World(Life):
     journal: HookedJournal
-    clock: ManualClock
 
     async def play(self, service: str) -> Any:
-        """The result of `play`, asked for with the same idempotency key in each life."""
-        submission = self.engine.submit(Request(service=service, key="x", handler="play", idempotency_key="once"))
-        outcome = asyncio.ensure_future(submission.outcome())
-        await self.run_until(outcome.done)
-        ended = outcome.result()
-        assert isinstance(ended, records.Success), ended
-        return msgspec.json.decode(ended.value)
+        return await self.result_of_play(service)
 
     async def run_until(self, done: Callable[[], bool]) -> None:
         """Time stands still while anything can run, and then goes on to the next timer."""
@@ -101,17 +88,6 @@ class World:
                 self.clock.advance_to_next(self.clock.now_us() + HOUR_US)
         raise AssertionError("it doesn't come to an end")
 
-    async def quiet(self) -> None:
-        """Messages that nobody waits for are worked off, too."""
-        await self.run_until(lambda: all(i.ended for i in self.engine.kernel.invocations.values()))
-
-    def heard(self) -> dict[str, list[str]]:
-        return {
-            key: msgspec.json.decode(entry.fields["heard"])
-            for (service, key), entry in self.engine.kernel.objects.items()
-            if service == "Bell" and "heard" in entry.fields
-        }
-
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
@@ -120,21 +96,9 @@ def registry() -> Registry:
 
 @asynccontextmanager
 async def world(registry: Registry, synced: Sequence[bytes] = ()) -> AsyncGenerator[World, None]:
-    """Goes on at the time of the last record, with the same ids in each life.
-
-    Nothing may reach the exception handler of the real loop.
-    """
-    escaped: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: escaped.append(context))
-    clock = ManualClock(records.decode(synced[-1]).at if synced else START_US)
     journal = HookedJournal(synced)
-    entropy = random.Random(SEED).randbytes
-    engine = await Engine.open(registry, journal, TURN_AT_A_TIME, clock, entropy=entropy)
-    try:
-        yield World(engine, journal, clock)
-    finally:
-        await engine.close()
-    assert escaped == []
+    async with engine_on(registry, journal, TURN_AT_A_TIME, SEED) as (engine, clock):
+        yield World(engine, clock, journal)
 
 
 async def undisturbed(registry: Registry, service: str) -> tuple[list[bytes], Any]:

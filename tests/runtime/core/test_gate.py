@@ -17,7 +17,8 @@ from perdure.runtime.gate import OutcomeUnknown, OutputGate
 from perdure.runtime.records import Failed, Success
 
 if TYPE_CHECKING:
-    from tests.runtime.core.conftest import HeldJournal, World
+    from tests.runtime.core.conftest import World
+    from tests.runtime.held_journal import HeldJournal
 
     Worlds = Callable[..., World]
 

@@ -15,7 +15,8 @@ from perdure.runtime.records import Attempted, Failed, Success
 from perdure.runtime.slots import NoSlots, Slots
 
 if TYPE_CHECKING:
-    from tests.runtime.core.conftest import HeldJournal, World
+    from tests.runtime.core.conftest import World
+    from tests.runtime.held_journal import HeldJournal
 
     Worlds = Callable[..., World]
 

@@ -18,6 +18,7 @@ from perdure.runtime import ManualClock, Runtime, records
 from perdure.runtime.invocations import Invocation
 from perdure.runtime.operations import InvocationView
 from perdure.runtime.settings import Settings
+from tests.runtime.held_journal import HeldJournal
 
 PATIENCE_SECONDS = 0.05
 """For a step of a few microseconds; one that isn't done by then is meant to go on for ever."""
@@ -136,39 +137,6 @@ class World:
         return (self.clock.now_us() - self.started_us) / 1e6
 
 
-class HeldJournal(MemoryJournal):
-    """What is flushed is in flight until a test releases it: the disk takes as long as the story wants."""
-
-    def __init__(self, records: Sequence[bytes] = ()) -> None:
-        super().__init__(records)
-        self.held = False
-        self._in_flight: list[bytes] = []
-
-    @property
-    def next_lsn(self) -> int:
-        return super().next_lsn + len(self._in_flight)
-
-    def flush(self, *, alone: bool = False) -> None:
-        if not self.held:
-            super().flush(alone=alone)
-            return
-        self._in_flight += self._open
-        self._open = []
-
-    def release(self) -> None:
-        """All that is in flight is synced."""
-        released, self._in_flight = self._in_flight, []
-        self.records += released
-        self._unsynced_bytes -= sum(map(len, released))
-        for on_synced in self._subscribers:
-            on_synced(self.synced_lsn)
-
-    def close(self) -> None:
-        self.held = False
-        self.release()
-        super().close()
-
-
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[EventDict]]:
     """The events that were logged; nothing of it is printed."""
@@ -192,4 +160,4 @@ async def worlds() -> AsyncIterator[Callable[..., World]]:
 
 @pytest.fixture
 def held_journal() -> HeldJournal:
-    return HeldJournal()
+    return HeldJournal(held=False)

@@ -27,7 +27,8 @@ from perdure.runtime.settings import Settings
 from perdure.runtime.slots import Slots
 
 if TYPE_CHECKING:
-    from tests.runtime.durable.conftest import HeldJournal, World
+    from tests.runtime.durable.conftest import World
+    from tests.runtime.held_journal import HeldJournal
 
     Worlds = Callable[..., World]
 
@@ -463,8 +464,7 @@ async def test_an_attempt_counts_until_what_it_ended_with_is_synced(tmp_path: Pa
     await until(lambda: held_journal.unsynced_bytes)
     synced = [*held_journal.records]
     shutil.copy(tmp_path / "1", tmp_path / "2")
-    second = type(held_journal)(synced)
-    second.held = True
+    second = type(held_journal)(synced, held=True)
     engine_2 = await Engine.open(Registry([Job]), second, Settings(), clock, slots=Slots(tmp_path / "2"))
     await until(lambda: second.unsynced_bytes)
     shutil.copy(tmp_path / "2", tmp_path / "3")

@@ -13,7 +13,8 @@ from perdure.runtime import step_calls
 from perdure.runtime.records import Notified
 
 if TYPE_CHECKING:
-    from tests.runtime.durable.conftest import HeldJournal, World
+    from tests.runtime.durable.conftest import World
+    from tests.runtime.held_journal import HeldJournal
 
     Worlds = Callable[..., World]
 
