@@ -91,6 +91,7 @@ class State:
             self._held = {**self._held, **self.values}
             self.values = {}
             self.reads = {}
+            self._mutable = _NONE
 
     def fetch(self, name: str) -> Any:
         """The value of a field at its first touch; for a reader, in this turn."""

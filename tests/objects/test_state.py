@@ -334,6 +334,19 @@ def test_a_reader_that_skips_a_turn_keeps_its_copy(live: MakeLive) -> None:
     assert account.object.seen is first
 
 
+def test_a_reader_need_not_touch_a_field_again_in_its_next_turn(live: MakeLive) -> None:
+    account = live(Account, stored={"seen": b'["a"]'}, writable=False)
+    seen = account.object.seen
+    account.state.begin_turn()
+    assert account.state.collect_writes() == {}
+
+    account.state.begin_turn()
+    seen.append("b")
+    assert account.object.seen is seen
+    with pytest.raises(StateError, match=r"\.seen changed in place in a @shared handler"):
+        account.state.collect_writes()
+
+
 def test_what_a_reader_loaded_in_a_turn_is_known(live: MakeLive) -> None:
     account = live(Account, stored={"balance": b"1"}, writable=False)
     _ = account.object.balance, account.object.balance, account.object.owner
