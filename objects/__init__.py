@@ -1,5 +1,6 @@
 """The programming model of Perdure: durable objects as plain classes. A table of contents; each name has one home."""
 
+from .collections import List, Map
 from .context import (
     Awakeable,
     Context,
@@ -35,6 +36,9 @@ __all__ = [  # noqa: RUF022  (grouped)
     "handler",
     "shared",
     "step",
+    # State larger than memory
+    "List",
+    "Map",
     # What a handler may ask for
     "Context",
     "WorkflowContext",

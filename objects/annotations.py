@@ -19,6 +19,11 @@ Variables = Mapping[Any, Any]
 """What each type variable of a class stands for in one of its subclasses."""
 
 
+def shown(type_: Any) -> str:
+    """A type as people write it."""
+    return type_.__name__ if isinstance(type_, type) and not get_args(type_) else str(type_).replace("typing.", "")
+
+
 def own_annotations(cls: type) -> dict[str, Any]:
     """The annotations written in this class, not its bases; possibly strings."""
     return dict(inspect.get_annotations(cls))
@@ -31,6 +36,19 @@ def names_class_attribute(annotation: object) -> bool:
 
 def names_promise(annotation: object) -> bool:
     return _outer_name(annotation) == "Promise"
+
+
+def outer_type(annotation: object, owner: type, local: Mapping[str, Any]) -> object:
+    """`List` of `List[Line]`, even if `Line` is defined later; None if `List` is too."""
+    if not isinstance(annotation, str):
+        return get_origin(annotation) or annotation
+    try:
+        node = ast.parse(annotation.strip(), mode="eval").body
+        outer = ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
+        found = resolve({"outer": outer}, owner, None, local)["outer"]
+    except (SyntaxError, NameError, AttributeError, TypeError):
+        return None
+    return get_origin(found) or found
 
 
 def _outer_name(annotation: object) -> str:

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import TYPE_CHECKING, Any, cast, get_args, get_origin
 
 from . import annotations as hints
+from .collections import CollectionField, is_collection
 from .errors import DefinitionError
 from .handlers import Handler
 from .signatures import HandlerDefinition
@@ -48,10 +49,11 @@ class Kind(enum.Enum):
 class ServiceDefinition:
     """A class as the runtime serves it.
 
-    `handlers` by wire name, `attributes` the same by attribute name, `promises` the declared promises' types.
+    `handlers` by wire name, `attributes` the same by attribute name, `promises` the declared promises' types,
+    `collections` the fields that are a List or a Map.
     """
 
-    __slots__ = ("attributes", "cls", "fields", "handlers", "keyed", "kind", "name", "promises", "retry")
+    __slots__ = ("attributes", "cls", "collections", "fields", "handlers", "keyed", "kind", "name", "promises", "retry")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class ServiceDefinition:
         retry: RetryPolicy | None,
         attributes: dict[str, HandlerDefinition],
         fields: dict[str, Field],
+        collections: dict[str, CollectionField],
         promises: dict[str, Any],
     ) -> None:
         self.name = name
@@ -71,6 +74,7 @@ class ServiceDefinition:
         self.attributes = attributes
         self.handlers = {handler.name: handler for handler in attributes.values()}
         self.fields = fields
+        self.collections = collections
         self.promises = promises
         self.retry = retry
 
@@ -126,11 +130,15 @@ def prepare(cls: Any) -> None:
     _make_fields(cls, cls)
     _take_new_defaults(cls)
     descriptors = _field_descriptors(cls)
+    local = hints.enclosing_locals(cls)
     fields = frozenset(n for n, d in descriptors.items() if not hints.names_promise(d.annotation))
+    collections = frozenset(
+        n for n, d in descriptors.items() if is_collection(hints.outer_type(d.annotation, d.owner, local))
+    )
     for base in (*_plain_mixins(cls), cls):
-        check_assignments(cls, base, fields)
+        check_assignments(cls, base, fields, collections)
     try:
-        cls._perdure_read = _read(cls, (), hints.enclosing_locals(cls))
+        cls._perdure_read = _read(cls, (), local)
     except NameError:
         return  # an annotation that names what comes later; definition_of reads again
 
@@ -197,14 +205,14 @@ def _read_now(cls: type, arguments: tuple[Any, ...], local: Mapping[str, Any]) -
 def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> ServiceDefinition:
     _refuse_service_name(cls)
     variables = hints.variables_of(cls, arguments)
-    fields, promises = _fields(cls, variables, local)
+    fields, collections, promises = _fields(cls, variables, local)
     attributes = {
         name: _handler(cls, where, handler, _types_of(owner, where, handler, variables.get(owner, {}), local))
         for name, handler, owner in _handlers(cls)
         for where in (f"{cls.__qualname__}.{name}",)
     }
     _refuse_shared_wire_name(cls, attributes)
-    _refuse_wrong_kind(cls, attributes, fields, promises)
+    _refuse_wrong_kind(cls, attributes, [*fields, *collections, *promises])
     return ServiceDefinition(
         cls,
         kind=cls._perdure_kind,
@@ -212,6 +220,7 @@ def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> Ser
         retry=cls._perdure_retry,
         attributes=attributes,
         fields=fields,
+        collections=collections,
         promises=promises,
     )
 
@@ -253,17 +262,20 @@ def _refuse_hidden_handlers(cls: type) -> None:
 
 def _fields(
     cls: type, variables: Mapping[type, hints.Variables], local: Mapping[str, Any]
-) -> tuple[dict[str, Field], dict[str, Any]]:
+) -> tuple[dict[str, Field], dict[str, CollectionField], dict[str, Any]]:
     fields: dict[str, Field] = {}
+    collections: dict[str, CollectionField] = {}
     promises: dict[str, Any] = {}
     for name, descriptor in _field_descriptors(cls).items():
         annotation = hints.resolve({name: descriptor.annotation}, descriptor.owner, None, local)[name]
         type_ = hints.substitute(annotation, variables.get(descriptor.owner, {}))
         if hints.names_promise(type_):
             promises[name] = _promise_type(cls, descriptor, type_)
+        elif is_collection(get_origin(type_) or type_):
+            collections[name] = _collection(cls, descriptor, type_)
         else:
             fields[name] = _field(cls, descriptor, type_)
-    return fields, promises
+    return fields, collections, promises
 
 
 def _promise_type(cls: Any, descriptor: FieldDescriptor, type_: Any) -> Any:
@@ -279,6 +291,16 @@ def _promise_type(cls: Any, descriptor: FieldDescriptor, type_: Any) -> Any:
     return inner[0]
 
 
+def _collection(cls: type, descriptor: FieldDescriptor, type_: Any) -> CollectionField:
+    where = f"{cls.__qualname__}.{descriptor.name}"
+    if descriptor.default is not _NO_DEFAULT:
+        raise DefinitionError(f"{where}: a List or Map starts empty and has no default; leave it out")
+    try:
+        return CollectionField(descriptor.name, type_)
+    except UnsupportedType as error:
+        raise DefinitionError(f"{where}: {hints.shown(type_)}: {error}") from None
+
+
 def _field(cls: type, descriptor: FieldDescriptor, type_: Any) -> Field:
     where = f"{cls.__qualname__}.{descriptor.name}"
     codec = _codec(type_, where)
@@ -289,18 +311,18 @@ def _codec(type_: Any, where: str) -> Codec:
     try:
         return Codec(type_)
     except UnsupportedType as error:
-        raise DefinitionError(f"{where}: {_shown(type_)}: {error}") from None
+        raise DefinitionError(f"{where}: {hints.shown(type_)}: {error}") from None
 
 
 def _default(value: Any, codec: Codec, where: str) -> bytes:
     if value is _NO_DEFAULT:
         if codec.empty is None:
-            raise DefinitionError(f"{where}: {_shown(codec.type)} starts as what? Give it a default")
+            raise DefinitionError(f"{where}: {hints.shown(codec.type)} starts as what? Give it a default")
         return codec.empty
     try:
         return codec.pack_checked(_plain_default(value))
     except Unencodable as error:
-        raise DefinitionError(f"{where}: the default is no {_shown(codec.type)}: {error}") from None
+        raise DefinitionError(f"{where}: the default is no {hints.shown(codec.type)}: {error}") from None
 
 
 def _plain_default(value: Any) -> Any:
@@ -308,10 +330,6 @@ def _plain_default(value: Any) -> Any:
     if (type(value).__module__, type(value).__name__) != ("msgspec._core", "Field"):
         return value
     return value.default_factory() if callable(value.default_factory) else value.default
-
-
-def _shown(type_: Any) -> str:
-    return type_.__name__ if isinstance(type_, type) and not get_args(type_) else str(type_).replace("typing.", "")
 
 
 def _types_of(
@@ -352,7 +370,7 @@ def _item_type(type_: Any, where: str) -> Any:
     if type_ is Any:
         return Any
     if get_origin(type_) not in _STREAMS:
-        raise DefinitionError(f"{where}: a stream returns AsyncIterator[…], got {_shown(type_)}")
+        raise DefinitionError(f"{where}: a stream returns AsyncIterator[…], got {hints.shown(type_)}")
     return get_args(type_)[0]
 
 
@@ -363,10 +381,8 @@ def _refuse_shared_wire_name(cls: type, attributes: Mapping[str, HandlerDefiniti
             raise DefinitionError(f"{cls.__qualname__}: {other} and {attribute} have one name, {handler.name!r}")
 
 
-def _refuse_wrong_kind(
-    cls: Any, attributes: Mapping[str, HandlerDefinition], fields: Mapping[str, Field], promises: Mapping[str, Any]
-) -> None:
-    if cls._perdure_kind is Kind.SERVICE and (state := [*fields, *promises]):
+def _refuse_wrong_kind(cls: Any, attributes: Mapping[str, HandlerDefinition], state: list[str]) -> None:
+    if cls._perdure_kind is Kind.SERVICE and state:
         raise DefinitionError(f"{cls.__qualname__}.{state[0]}: a Service has no state; use a VirtualObject")
     if cls._perdure_kind is Kind.WORKFLOW:
         for attribute, handler in attributes.items():
@@ -400,5 +416,6 @@ def _why_not_served(definition: ServiceDefinition) -> str | None:
 
 def _open_variable(definition: ServiceDefinition) -> object:
     types = [field.type for field in definition.fields.values()]
+    types += [collection.type for collection in definition.collections.values()]
     types += [type_ for handler in definition.attributes.values() for type_ in handler.types]
     return next((variable for type_ in types for variable in hints.open_variables(type_)), None)

@@ -19,17 +19,23 @@ from .handlers import is_handler
 from .state import FieldDescriptor
 
 RESERVED = ("key", "ctx")
+NOT_ASSIGNED = (
+    "a List or Map is a container, not a value; change what is in it: .clear(), then .extend(…) or .update(…)"
+)
 
 
-def check_assignments(cls: type, owner: type, fields: frozenset[str]) -> None:
+def check_assignments(cls: type, owner: type, fields: frozenset[str], collections: frozenset[str]) -> None:
     """Raise DefinitionError for an assignment or deletion that would fail at run time, in any method of `owner`,
-    which is `cls` or a mixin of it.
+    which is `cls` or a mixin of it. `collections` are the fields that are a List or a Map.
     """
     for name, member in cast("list[tuple[str, object]]", list(vars(owner).items())):
         reads_only = is_handler(member) and member.shared
         for fn in _functions(member):
             for target, deletes in _targets(fn):
-                problem = _problem(cls, fields, _mangled(owner, target), reads_only, deletes)
+                mangled = _mangled(owner, target)
+                problem = (
+                    NOT_ASSIGNED if mangled in collections else _problem(cls, fields, mangled, reads_only, deletes)
+                )
                 if problem:
                     verb = "del " if deletes else ""
                     raise DefinitionError(f"{owner.__qualname__}.{name}: `{verb}self.{target}`: {problem}")

@@ -9,7 +9,7 @@ moment of writing, so once touched it is encoded and compared at the end of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
@@ -20,6 +20,7 @@ from .values import Codec, Unencodable
 if TYPE_CHECKING:
     from .context import Context, WorkflowContext
     from .definitions import ServiceDefinition
+    from .entries import Change, Entries, EntrySource
 
 Load = Callable[[str], bytes | None]
 """The committed JSON of a field, None if it was never written."""
@@ -45,14 +46,26 @@ class Field:
         self.default = default
 
 
+class _Collections:
+    """The Lists and Maps touched: what their user holds, and what stands behind it. Most objects have none."""
+
+    __slots__ = ("opened", "source")
+
+    def __init__(self, source: EntrySource) -> None:
+        self.source = source
+        self.opened: dict[str, tuple[object, Entries]] = {}
+
+
 class State:
     """The state of one invocation's object.
 
     `load(field)` gives committed bytes; `guard()` runs before every access by user code and raises where there may be
-    none. Without `writable` it is a reader's: assignments raise, `reads` has what was loaded in this turn.
+    none. Without `writable` it is a reader's: assignments raise, `reads` has what was loaded in this turn. `entries`
+    gives committed entries of the fields that are a List or a Map; give none to a class without such fields.
     """
 
     __slots__ = (
+        "_collections",
         "_committed",
         "_held",
         "_load",
@@ -68,7 +81,15 @@ class State:
         "writable",
     )
 
-    def __init__(self, definition: ServiceDefinition, load: Load, guard: Callable[[], None], *, writable: bool) -> None:
+    def __init__(
+        self,
+        definition: ServiceDefinition,
+        load: Load,
+        guard: Callable[[], None],
+        *,
+        writable: bool,
+        entries: EntrySource | None = None,
+    ) -> None:
         self.definition = definition
         self.fields = definition.fields
         self.guard = guard
@@ -80,6 +101,7 @@ class State:
         self.changed: dict[str, None] = {}  # assigned since the last collect, in order of the text
         self._mutable = _NONE  # touched, and able to change in place
         self._held = _NONE_HELD  # a reader's copies from earlier turns
+        self._collections = None if entries is None else _Collections(entries)
 
     # `key` and `context` are set by definitions.new_instance.
     key: str
@@ -92,12 +114,14 @@ class State:
             self.values = {}
             self.reads = {}
             self._mutable = _NONE
+            for _, entries in self._opened():
+                entries.begin_turn()
 
     def fetch(self, name: str) -> Any:
         """The value of a field at its first touch; for a reader, in this turn."""
         field = self.fields.get(name)
         if field is None:
-            return self._promise(name)
+            return self._collection(name) if name in self.definition.collections else self._promise(name)
         stored = self._load(name)
         if not self.writable:
             self.reads[name] = stored
@@ -141,6 +165,32 @@ class State:
             self._refuse_reader(writes)
         return writes
 
+    def collect_entries(self) -> tuple[list[Change], dict[str, int]]:
+        """The entries of Lists and Maps that changed since the last collect, proved to decode, and the new lengths of
+        the fields whose length changed; StateError if one does not decode.
+
+        Fields stand in the order in which they were first touched; the entries of each in the order of their first
+        assignment or removal in this turn, then those changed in place. A replay gives the same order.
+        """
+        changes: list[Change] = []
+        lengths: dict[str, int] = {}
+        for _, entries in self._opened():
+            entries.collect(changes, lengths)
+        return changes, lengths
+
+    def _opened(self) -> Iterable[tuple[object, Entries]]:
+        return () if self._collections is None else self._collections.opened.values()
+
+    def _collection(self, name: str) -> object:
+        if self._collections is None:
+            self._fail(name, "is a List or Map, and there is nothing here that keeps its entries")
+        source, opened = self._collections.source, self._collections.opened
+        if name not in opened:
+            field = self.definition.collections[name]
+            opened[name] = field.open(source, self.guard, self._where(name), writable=self.writable)
+        view = self.values[name] = opened[name][0]
+        return view
+
     def _watch(self, name: str) -> None:
         if self._mutable is _NONE:
             self._mutable = {}
@@ -163,9 +213,11 @@ class State:
         raise StateError(self._said_of(name, problem))
 
     def _said_of(self, name: str, problem: str) -> str:
+        return f"{self._where(name)} {problem}"
+
+    def _where(self, name: str) -> str:
         key = getattr(self, "key", "")
-        where = f"{self.definition.name}[{key!r}].{name}" if key else f"{self.definition.name}.{name}"
-        return f"{where} {problem}"
+        return f"{self.definition.name}[{key!r}].{name}" if key else f"{self.definition.name}.{name}"
 
 
 class FieldDescriptor:

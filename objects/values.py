@@ -54,30 +54,32 @@ class Codec:
     """One annotation's way to JSON and back.
 
     `mutable`: whether a value can change in place. `empty`: the bytes of the empty collection, None for other types.
+    `exact`: the plain type that it is, None for others. `encode`: to bytes that may not come back.
     """
 
-    __slots__ = ("_decode", "_encode", "_loose_floats", "_names", "empty", "mutable", "pack", "type", "unpack")
+    __slots__ = ("_decode", "_loose_floats", "_names", "empty", "encode", "exact", "mutable", "pack", "type", "unpack")
 
     def __init__(self, annotation: Any) -> None:
         traits = _Traits(annotation)
         self.type = annotation
         self.mutable = traits.mutable
         self.empty = traits.empty
+        self.exact = traits.exact
         # Sorted only where sets are: their order depends on the hash seed, and sorting dict keys costs.
-        self._encode: Callable[[object], bytes] = msgspec.json.Encoder(
+        self.encode: Callable[[object], bytes] = msgspec.json.Encoder(
             order="deterministic" if traits.has_sets else None
         ).encode
         self._decode: Callable[[bytes], object] = _decoder(annotation).decode
         self._loose_floats = traits.loose_floats
         self._names = traits.required_names
-        self.pack: Callable[[object], bytes] = _quick_pack(traits.exact, self._encode, self.pack_checked)
+        self.pack: Callable[[object], bytes] = _quick_pack(traits.exact, self.encode, self.pack_checked)
         """To bytes that are known to come back; raises Unencodable."""
         self.unpack = self._decode
         """From bytes that `pack` made; raises msgspec's errors if the annotation has changed since."""
 
     def pack_checked(self, value: object) -> bytes:
         """The long way of `pack`: encode, look for what JSON would lose, decode again."""
-        data = _encoded(self._encode, value)
+        data = _encoded(self.encode, value)
         try:
             _refuse_depth(data)
             if b"null" in data and self._loose_floats:
@@ -304,7 +306,7 @@ class _Traits:
         self.required_names = _required_names(root)
         for node in tree:
             if isinstance(node, _NOT_JSON):
-                raise UnsupportedType(f"{_name(node)} cannot be encoded as JSON; use a msgspec.Struct or a dataclass")
+                raise UnsupportedType(_why_not_json(node))
 
 
 def _info(annotation: Any) -> kinds.Type:
@@ -353,6 +355,8 @@ def _required_names(root: kinds.Type) -> int:
     return 1
 
 
-def _name(node: kinds.Type) -> str:
+def _why_not_json(node: kinds.Type) -> str:
     cls = getattr(node, "cls", None)
-    return getattr(cls, "__qualname__", None) or type(node).__name__
+    name: str = getattr(cls, "__qualname__", None) or type(node).__name__
+    reason = getattr(cls, "_perdure_no_value", "cannot be encoded as JSON; use a msgspec.Struct or a dataclass")
+    return f"{name} {reason}"

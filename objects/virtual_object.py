@@ -14,7 +14,7 @@ from .context import Context, WorkflowContext
 from .definitions import Kind, ServiceDefinition, prepare
 from .errors import StateError
 from .retries import RetryPolicy
-from .source_check import misspelt, settable
+from .source_check import NOT_ASSIGNED, misspelt, settable
 
 if TYPE_CHECKING:
     from typing import Never
@@ -54,6 +54,8 @@ class _Durable:
                     state.refuse_assignment(name)
                 state.values[name] = value
                 state.changed[name] = None
+            elif name in state.definition.collections:
+                raise StateError(f"{type(self).__name__}.{name}: {NOT_ASSIGNED}")
             elif settable(type(self), name, deletes=False) and name not in state.definition.promises:
                 object.__setattr__(self, name, value)
             else:
@@ -62,6 +64,8 @@ class _Durable:
         def __delattr__(self, name: str) -> None:
             if name in self._perdure_state.fields:
                 raise StateError(f"{type(self).__name__}.{name} has always a value; assign its empty one")
+            if name in self._perdure_state.definition.collections:
+                raise StateError(f"{type(self).__name__}.{name}: {NOT_ASSIGNED}")
             object.__delattr__(self, name)
 
     def __init_subclass__(cls, *, name: str | None = None, retry: RetryPolicy | None = None) -> None:
@@ -80,7 +84,7 @@ def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
     cls, definition = type(instance), instance._perdure_state.definition  # pyright: ignore[reportPrivateUsage]
     if name in ("key", "ctx") or name in definition.promises or name in definition.attributes:
         raise StateError(f"{cls.__name__}.{name} is read-only")
-    raise StateError(misspelt(cls, set(definition.fields), name))
+    raise StateError(misspelt(cls, {*definition.fields, *definition.collections}, name))
 
 
 class VirtualObject(_Durable):

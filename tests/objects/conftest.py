@@ -74,18 +74,63 @@ class PlainContext(WorkflowContext):
         return KeptPromise(name, type)
 
 
-class Live:
-    """An instance with its state; `stored` is what was committed, `collect()` ends a turn and commits."""
+Written = tuple[list[tuple[str, bytes, bytes | None]], dict[str, int]]
 
-    def __init__(self, cls: Any, key: str, stored: dict[str, bytes], *, writable: bool) -> None:
+
+class KeptEntries:
+    """An EntrySource: the entries of each field in a dict, with a note of what was asked for."""
+
+    def __init__(self, fields: dict[str, dict[bytes, bytes]] | None = None) -> None:
+        self.fields = fields or {}
+        self.gets: list[tuple[str, bytes]] = []
+        self.ranges: list[tuple[str, bytes | None, int]] = []
+
+    def length(self, field: str) -> int:
+        return len(self.fields.get(field, {}))
+
+    def get(self, field: str, entry: bytes) -> bytes | None:
+        self.gets.append((field, entry))
+        return self.fields.get(field, {}).get(entry)
+
+    def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        self.ranges.append((field, after, limit))
+        entries = self.fields.get(field, {})
+        return sorted(row for row in entries.items() if after is None or row[0] > after)[:limit]
+
+    def copy(self) -> KeptEntries:
+        return KeptEntries({name: dict(entries) for name, entries in self.fields.items()})
+
+    def apply(self, written: Written) -> None:
+        """Commit, and hold the lengths against the entries that are there."""
+        changes, lengths = written
+        before = {name: self.length(name) for name, _, _ in changes}
+        for name, entry, data in changes:
+            if data is None:
+                del self.fields[name][entry]
+            else:
+                self.fields.setdefault(name, {})[entry] = data
+        after = {name: self.length(name) for name in before}
+        assert lengths == {name: length for name, length in after.items() if length != before[name]}
+
+
+class Live:
+    """An instance with its state; `stored` and `kept` are what was committed, `collect()` and `collect_entries()` end a
+    turn and commit. A writer sees the entries as they were when it was made, a reader as they are.
+    """
+
+    def __init__(
+        self, cls: Any, key: str, stored: dict[str, bytes], kept: KeptEntries | None = None, *, writable: bool
+    ) -> None:
         self.stored = dict(stored)
+        self.kept = kept or KeptEntries()
+        self.source = self.kept.copy() if writable else self.kept
         self.loads: list[str] = []
         self.guarded = 0
         self.refuse: BaseException | None = None
         self.context = PlainContext()
         self.outbox = self.context.outbox
         self.definition = definition_of(cls)
-        self.state = State(self.definition, self._load, self._guard, writable=writable)
+        self.state = State(self.definition, self._load, self._guard, writable=writable, entries=self.source)
         self.object: Any = new_instance(self.definition, key, self.context, self.state)
 
     def _load(self, name: str) -> bytes | None:
@@ -102,17 +147,35 @@ class Live:
         self.stored.update(writes)
         return writes
 
+    def collect_entries(self) -> Written:
+        written = self.state.collect_entries()
+        self.kept.apply(written)
+        return written
+
 
 class MakeLive(Protocol):
     def __call__(
-        self, cls: Any, key: str = "k", stored: dict[str, bytes] | None = None, *, writable: bool = True
+        self,
+        cls: Any,
+        key: str = "k",
+        stored: dict[str, bytes] | None = None,
+        *,
+        kept: KeptEntries | None = None,
+        writable: bool = True,
     ) -> Live: ...
 
 
 @pytest.fixture
 def live() -> MakeLive:
-    def make(cls: Any, key: str = "k", stored: dict[str, bytes] | None = None, *, writable: bool = True) -> Live:
-        return Live(cls, key, stored or {}, writable=writable)
+    def make(
+        cls: Any,
+        key: str = "k",
+        stored: dict[str, bytes] | None = None,
+        *,
+        kept: KeptEntries | None = None,
+        writable: bool = True,
+    ) -> Live:
+        return Live(cls, key, stored or {}, kept, writable=writable)
 
     return make
 
