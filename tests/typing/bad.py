@@ -6,9 +6,9 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from good import Account, IntCell, Mail, Premium, Signup, charge, fetch, sync_fetch
+from good import Account, IntCell, Line, Mail, Premium, Signup, charge, fetch, sync_fetch
 
-from perdure.objects import Awakeable, RetryPolicy, Service, VirtualObject, Workflow, handler, shared, step
+from perdure.objects import Awakeable, List, Map, RetryPolicy, Service, VirtualObject, Workflow, handler, shared, step
 from perdure.runtime import Client, Runtime
 
 
@@ -118,6 +118,36 @@ class Use(VirtualObject):
         RetryPolicy(3)  # E keyword only
         RetryPolicy(then="explode")  # E
         print(x, y, z, q, w, v, u)
+
+
+class Room(VirtualObject):
+    said: List[str]
+    members: Map[str, Line]
+    floats: Map[float, int]  # E no type of a key
+    default: List[str] = []  # E starts empty
+
+    @handler
+    async def all(self) -> None:
+        self.said = []  # E a container, not a value
+        self.members = {}  # E
+        self.said.append(5)  # E wrong type
+        self.said.extend([5])  # E
+        self.said[0] = 5  # E
+        self.said["a"]  # E
+        self.said[0:1] = ["x"]  # E no slices are assigned
+        self.said.insert(0, "x")  # E only at the end
+        self.said.remove("x")  # E
+        self.said.pop(0)  # E
+        self.said.sort()  # E
+        del self.said[0]  # E
+        n: int = self.said[0]  # E
+        self.members[5]  # E wrong key
+        self.members["a"] = "x"  # E wrong value
+        self.members["a"].cuont += 1  # E
+        self.members.get("a").count  # E may be None
+        self.members.items(after=5)  # E
+        List[int]()  # E not constructed
+        print(n)
 
 
 class Wf(Workflow):

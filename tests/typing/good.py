@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 from random import Random
-from typing import Annotated, Any, Generic, Literal, TypeVar, assert_type
+from typing import Annotated, Any, Generic, Literal, NewType, TypeVar, assert_type
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,8 @@ from perdure.objects import (
     Awakeable,
     Context,
     Handle,
+    List,
+    Map,
     Promise,
     RetryPolicy,
     Service,
@@ -150,6 +153,68 @@ class Signup(Workflow, name="signup"):
     async def approve(self, yes: bool) -> None:
         self.approved.resolve(yes)
         assert_type(self.approved.peek(), bool | None)
+
+
+UserId = NewType("UserId", str)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Room(VirtualObject):
+    said: List[Line]
+    members: Map[UserId, Line]
+    scores: Map[int, float]
+    colours: Map[Colour, list[str]]
+    sides: Map[Literal["left", "right"], str]
+
+    @handler
+    async def say(self, line: Line, by: UserId) -> int:
+        self.said.append(line)
+        self.said.extend([line, line])
+        self.said[-1] = line
+        assert_type(self.said[0], Line)
+        assert_type(self.said[-20:], list[Line])
+        assert_type(self.said.pop(), Line)
+        for said in reversed(self.said):
+            said.count += 1
+        self.said.clear()
+        self.members[by] = line
+        self.members[by].count += 1
+        del self.members[by]
+        assert_type(self.members.get(by), Line | None)
+        assert_type(self.members.pop(by, None), Line | None)
+        assert_type(self.members.setdefault(by, line), Line)
+        self.colours.setdefault(Colour.RED, []).append("x")
+        self.sides["left"] = "x"
+        self.scores.update({1: 0.5})
+        return len(self.said)
+
+    @shared
+    async def page(self, after: int | None) -> list[float]:
+        found: list[float] = []
+        for number, score in self.scores.items(after=after):
+            assert_type(number, int)
+            found.append(score)
+        for by, line in self.members.items():
+            assert_type(by, UserId)
+            assert_type(line, Line)
+        assert_type(max(self.scores.values()), float)
+        assert_type(sorted(self.scores), list[int])
+        takes_abstract(self.said, self.scores)
+        return found
+
+
+def takes_abstract(lines: Sequence[Line], scores: Mapping[int, float]) -> None: ...
+
+
+class Table(VirtualObject, Generic[V]):
+    rows: Map[str, V]
+
+    @shared
+    async def row(self, key: str) -> V | None:
+        return self.rows.get(key)
 
 
 @step(retry=RetryPolicy(max_attempts=3), timeout=10)
