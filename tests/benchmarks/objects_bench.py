@@ -1,4 +1,4 @@
-"""The two hot paths of objects/: one int field read and written in a turn, and a call made on a reference.
+"""The hot paths of objects/: one int field read and written in a turn, a call made on a reference, one entry of many.
 
     python tests/benchmarks/objects_bench.py
 
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
-from perdure.objects import Context, Handle, VirtualObject, handler
+from perdure.objects import Context, Handle, List, Map, VirtualObject, handler
 from perdure.objects.definitions import definition_of, new_instance
 from perdure.objects.references import Target, reference
 from perdure.objects.state import State
@@ -33,6 +33,27 @@ class Account(VirtualObject):
     @handler
     async def transfer(self, to: str, amount: int) -> int:
         return self.balance
+
+
+class Room(VirtualObject):
+    said: List[str]
+    votes: Map[str, int]
+
+    @handler
+    async def say(self, text: str) -> None: ...
+
+
+class Million:
+    """An EntrySource that has any entry, and keeps none."""
+
+    def length(self, field: str) -> int:
+        return 1_000_000
+
+    def get(self, field: str, entry: bytes) -> bytes | None:
+        return b"5"
+
+    def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        return []
 
 
 class Nowhere:
@@ -82,10 +103,30 @@ def one_list() -> dict[str, bytes]:
     return state.collect_writes()
 
 
+def one_entry_appended() -> object:
+    state, room = entered()
+    room.said.append("hello")
+    return state.collect_entries()
+
+
+def one_entry_counted() -> object:
+    state, room = entered()
+    room.votes["bob"] += 1
+    return state.collect_entries()
+
+
+def entered() -> tuple[State, Any]:
+    definition = definition_of(Room)
+    state = State(definition, STORED.get, guard, writable=True, entries=Million())
+    return state, new_instance(definition, "lobby", CONTEXT, state)
+
+
 MEASURES: tuple[tuple[str, Callable[[], object]], ...] = (
     ("State + get + set + collect_writes, one int", state_only),
     ("the same through an instance, made too", one_field),
     ("an instance whose handler appends to a list", one_list),
+    ("an instance whose handler appends to a List", one_entry_appended),
+    ("an instance whose handler counts in a Map", one_entry_counted),
     ("self.deposit(5), up to the coroutine", lambda: ALICE.deposit(5).close()),
     ("ref.deposit(5), up to the Target", lambda: BOB.deposit(5)),
     ("ref.transfer(to, 5), up to the Target", lambda: BOB.transfer("alice", 5)),
