@@ -16,8 +16,8 @@ from perdure.objects.ids import InvalidKey, validate_idempotency_key, validate_k
 from perdure.objects.values import same_value
 
 from .execution import Arguments
-from .invocations import Invocation
-from .kernel import RUN_ONCE, Kernel
+from .invocations import RUN_ONCE, Invocation
+from .kernel import Kernel
 from .registry import Registry
 from .settings import Settings
 
@@ -92,8 +92,9 @@ class Admission:
 
     def refuse_when_full(self, request: Request, handler: HandlerDefinition) -> None:
         """Raises Refused(429).  Only here: handlers' own calls go on, or what was accepted could not end."""
-        if self._kernel.queued >= self._settings.mailbox_total_max:
-            raise Refused(429, f"{self._kernel.queued} invocations are queued, which is the limit; ask again soon", 1)
+        queued = self._kernel.counts.queued
+        if queued >= self._settings.mailbox_total_max:
+            raise Refused(429, f"{queued} invocations are queued, which is the limit; ask again soon", 1)
         entry = self._kernel.entry(request.service, request.key) if handler.exclusive else None
         if entry is not None and len(entry.mailbox) >= self._settings.mailbox_per_key_max:
             raise Refused(429, f"{len(entry.mailbox)} invocations wait for this key, which is the limit", 1)

@@ -1,11 +1,12 @@
-"""What happens because time passes: timers fire, delayed invocations join, retries are due, outcomes are purged."""
+"""What happens because time passes: timers fire, delayed invocations join, retries are due, outcomes are purged.
+
+Only what is due soon has its timer in memory; the store's agenda has the rest.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice, takewhile
 from typing import Final
 
 from perdure.journal import JournalFull
@@ -13,12 +14,12 @@ from perdure.journal import JournalFull
 from .clock import Alarm, Clock
 from .driver import NO_ROOM_RETRY_US
 from .gate import OutcomeUnknown
-from .invocations import Invocation
 from .ledger import Ledger
 from .records import Due, Notified, Purged
 from .settings import Settings
-from .timers import JOIN_MAILBOX, RETRY
+from .timers import JOIN_MAILBOX, RETRY, WAKE
 
+_LOOK_AHEAD_US: Final = 60_000_000
 _SWEEP_US: Final = 10_000_000  # at the least: what is over together is purged together
 _PURGED_AT_ONCE: Final = 1_000
 _FIRED_AT_ONCE: Final = 256
@@ -31,8 +32,7 @@ class Alarms:
         self._ledger = ledger
         self._kernel = ledger.kernel
         self._clock = clock
-        self._retention_us = round(settings.idempotency_retention_seconds * 1e6)
-        self._workflow_retention_us = round(settings.workflow_retention_seconds * 1e6)
+        self._settings = settings
         self._schedule = schedule
         self._stopped = False
         self._sweeping: Alarm | None = None
@@ -40,6 +40,9 @@ class Alarms:
         self._alarm_at: int | None = None
 
     def begin(self) -> None:
+        now = self._clock.now_us()
+        self._kernel.agenda_until = self._kernel.counts.frozen_at or now  # 0: nothing was ever written down
+        self._look_ahead(now)
         self._sweep()
         self.set()
 
@@ -51,9 +54,13 @@ class Alarms:
 
     def set(self) -> None:
         """Looks when the next timer is due, and the next purge."""
-        if self._sweeping is None and self._retained():
+        kernel = self._kernel
+        if self._sweeping is None and kernel.counts.retained:
             self._set_sweep()
-        due = self._kernel.timers.next_due()
+        due = kernel.timers.next_due()
+        if kernel.agenda_next is not None:
+            look_at = kernel.agenda_next - _LOOK_AHEAD_US // 2
+            due = look_at if due is None else min(due, look_at)
         if due is None or due == self._alarm_at:
             return
         if self._alarm is not None:
@@ -61,12 +68,18 @@ class Alarms:
         self._alarm_at = due
         self._alarm = self._clock.call_at(due, self._ring)
 
+    def _look_ahead(self, now: int) -> None:
+        self._kernel.look_ahead(now + _LOOK_AHEAD_US)
+
     def _ring(self) -> None:
         """Fires what is due, some at a time: a million timers of one instant must not starve the ingress."""
         self._alarm = self._alarm_at = None
         if self._stopped:
             return
         now = self._clock.now_us()
+        agenda_next = self._kernel.agenda_next
+        if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
+            self._look_ahead(now)
         with suppress(JournalFull, OutcomeUnknown):  # the timer that found no room is set again by _fire
             for count, (id, command) in enumerate(self._kernel.timers.due(now), start=1):
                 self._fire(id, command, now)
@@ -75,13 +88,15 @@ class Alarms:
         self._schedule()
 
     def _fire(self, id: str, command: int, now: int) -> None:
-        invocation = self._kernel.invocations.get(id)
-        if invocation is None:
+        if command == WAKE:
+            self._kernel.find(id)  # which sets its timers
             return
         if command == RETRY:
-            self._kernel.make_attempt(invocation)
+            self._kernel.make_attempt(id)
             return
-        if command != JOIN_MAILBOX and self._kernel.try_step(invocation, command):
+        if command != JOIN_MAILBOX and self._kernel.try_step(id, command):
+            return
+        if self._kernel.find(id) is None:
             return
         try:
             self._ledger.commit(Due(now, id) if command == JOIN_MAILBOX else Notified(now, id, command))
@@ -89,34 +104,48 @@ class Alarms:
             self._kernel.timers.set(now + NO_ROOM_RETRY_US, id, command)
             raise
 
-    def _retained(self) -> list[tuple[deque[Invocation], int]]:
-        """What is kept, in the order of its end, and for how many microseconds."""
-        kernel = self._kernel
-        kept = ((kernel.retention, self._retention_us), (kernel.workflows, self._workflow_retention_us))
-        return [(retained, kept_us) for retained, kept_us in kept if retained]
+    # --- what is over ---------------------------------------------------------------------------------------------
 
     def _set_sweep(self) -> None:
         now = self._clock.now_us()
-        first = min((retained[0].ended_at or now) + kept_us for retained, kept_us in self._retained())
+        first = min((self._first_over(family, now) for family in self._families()), default=now)
         self._sweeping = self._clock.call_at(max(first, now + _SWEEP_US), self._sweep)
 
+    def _first_over(self, family: str, now: int) -> int:
+        """When the oldest of a family has to go."""
+        oldest = self._kernel.first_ended(family, 1)
+        too_many = self._kernel.counts.retained[family] > self._settings.retained_max
+        return now if too_many or not oldest else oldest[0][0] + self._kept_us(family)
+
     def _sweep(self) -> None:
-        """Purges outcomes whose retention time is over."""
+        """Purges outcomes whose retention time is over, and the oldest of what is kept by number."""
         self._sweeping = None
         if self._stopped:
             return
         now = self._clock.now_us()
-        over = [id for retained, kept_us in self._retained() for id in _ended_before(retained, now - kept_us)]
+        over: list[str] = []
+        for family in self._families():
+            over += self._over(family, now, _PURGED_AT_ONCE - len(over))
         if over:
             with suppress(JournalFull, OutcomeUnknown):
                 self._ledger.commit(Purged(now, over))
             self._schedule()
         if len(over) >= _PURGED_AT_ONCE:
             self._sweeping = self._clock.call_at(now, self._sweep)
-        elif self._retained():
+        elif self._kernel.counts.retained:
             self._set_sweep()
 
+    def _families(self) -> list[str]:
+        return sorted(self._kernel.counts.retained)
 
-def _ended_before(retained: deque[Invocation], at: int) -> list[str]:
-    over = takewhile(lambda one: one.ended_at is not None and one.ended_at <= at, retained)
-    return [one.id for one in islice(over, _PURGED_AT_ONCE)]
+    def _over(self, family: str, now: int, limit: int) -> list[str]:
+        too_many = self._kernel.counts.retained[family] - self._settings.retained_max
+        ended_before = now - self._kept_us(family)
+        oldest = self._kernel.first_ended(family, limit)
+        return [id for place, (at, id) in enumerate(oldest) if at <= ended_before or place < too_many]
+
+    def _kept_us(self, family: str) -> int:
+        is_run = family.endswith("\1")
+        settings = self._settings
+        seconds = settings.workflow_retention_seconds if is_run else settings.idempotency_retention_seconds
+        return round(seconds * 1e6)

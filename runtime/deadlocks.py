@@ -50,11 +50,11 @@ def find_cycle(kernel: Kernel, waiter: Invocation, first: Invocation) -> Cycle |
 def _waits_of(kernel: Kernel, invocation: Invocation) -> Iterator[Invocation]:
     if invocation.status is Status.PENDING:
         entry = kernel.entry(invocation.service, invocation.key)
-        if entry is not None and entry.holder is not None:
-            yield entry.holder
+        if entry is not None and entry.holder is not None and (holder := kernel.find(entry.holder)) is not None:
+            yield holder
         return
     for id in invocation.waits_for():
-        if (other := kernel.invocations.get(id)) is not None and not other.ended:
+        if (other := kernel.find(id)) is not None and not other.ended:
             yield other
 
 

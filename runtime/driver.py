@@ -33,13 +33,13 @@ from perdure.objects.retries import RetryPolicy
 from . import attempts
 from .clock import Clock
 from .execution import Arguments, CollidedWith, Execution, TurnRefused
+from .exits import InternalError
 from .gate import OutcomeUnknown
 from .handler_context import same_outcome
 from .invocations import START, Delivery, Invocation, Status
 from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
 from .records import Attempted, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
-from .recovery import InternalError
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -136,12 +136,20 @@ class Driver:
         if execution is not None:
             execution.drop()
 
+    def may_leave(self, invocation: Invocation) -> bool:
+        """Whether nothing holds it in memory; if only its run did, that is dropped."""
+        id, alarm = invocation.id, invocation.next_alarm
+        if invocation.in_ready_queue or self._steps.busy(id) or (alarm is not None and alarm <= self._clock.now_us()):
+            return False
+        self.evict(id)
+        return True
+
     def progress_of(self, id: str) -> dict[int, object]:
         return self._steps.progress_of(id)
 
     def is_parked(self, invocation: Invocation) -> bool:
         """Its class or handler isn't served by this process."""
-        return self.registry.handler(invocation.service, invocation.handler) is None
+        return not self._is_served(invocation.service, invocation.handler)
 
     # --- what handlers' contexts ask (handler_context.World) ------------------------------------------------------
 
@@ -167,7 +175,7 @@ class Driver:
 
     def why_not_signalled(self, id: str, name: str, outcome: Outcome) -> Failure | None:
         """Why the invocation `id` doesn't take this signal; of what type it is, is known once it asks for it."""
-        invocation = self.kernel.invocations.get(id)
+        invocation = self.kernel.find(id)
         if invocation is None or invocation.ended:
             return Failure("TerminalError", f"no open invocation {id[:80]}: unknown, or it has ended", 404)
         receivers = None if invocation.history is None else invocation.history.receivers.get(name)
@@ -366,10 +374,14 @@ class Driver:
             self._hold_key(invocation)
 
     def _warn_of_parked(self) -> None:
-        parked = [one for one in self.kernel.invocations.values() if not one.ended and self.is_parked(one)]
+        open_now = self.kernel.counts.open
+        parked = {target: count for target, count in open_now.items() if not self._is_served(*target.split("/"))}
         if parked:
-            handlers = sorted({f"{one.service}/{one.handler}" for one in parked})
-            log.warning("parked: not served by this process", invocations=len(parked), handlers=handlers[:10])
+            handlers = sorted(parked)
+            log.warning("parked: not served by this process", invocations=sum(parked.values()), handlers=handlers[:10])
+
+    def _is_served(self, service: str, handler: str) -> bool:
+        return self.registry.handler(service, handler) is not None
 
     # --- turns that failed ----------------------------------------------------------------------------------------
 
@@ -432,8 +444,9 @@ class Driver:
         self._clock.call_at(self._clock.now_us() + NO_ROOM_RETRY_US, lambda: self._look_again(invocation))
 
     def _look_again(self, invocation: Invocation) -> None:
-        if not self._stopped:
-            self.kernel.wake(invocation)
+        now = invocation if invocation.id in self._unrecorded else self.kernel.find(invocation.id)
+        if now is not None and not self._stopped:
+            self.kernel.wake(now)
             self.schedule()
 
     async def take_over(self) -> None:
@@ -444,7 +457,7 @@ class Driver:
         words = self._slots.take_over()
         self._steps.recovered(words.steps)
         id = words.driven
-        invocation = None if id is None else self.kernel.invocations.get(id)
+        invocation = None if id is None else self.kernel.find(id)
         if invocation is None or invocation.status is not Status.OPEN:  # what put it there may have been lost
             return
         record = attempts.after_death(invocation, self._clock.now_us())
@@ -473,8 +486,13 @@ class Driver:
             return  # the journal has failed, and the process stops
         except JournalFull:
             retry_at = self._clock.now_us() + NO_ROOM_RETRY_US
-            self._clock.call_at(retry_at, lambda: self.record_of_step(invocation, record))
+            self._clock.call_at(retry_at, lambda: self._record_again(invocation.id, record))
         self.schedule()
+
+    def _record_again(self, id: str, record: Notified | Attempted | Paused) -> None:
+        invocation = self.kernel.find(id)  # which may have left memory, and come back
+        if invocation is not None:
+            self.record_of_step(invocation, record)
 
     def when_synced(self, callback: Callable[[], None]) -> None:
         self._ledger.when_synced(callback)
@@ -490,9 +508,10 @@ class Driver:
         key = (invocation.service, invocation.key)
         if self._keys_held.get(key) == invocation.id:
             del self._keys_held[key]
-            entry = self.kernel.objects.get(key)
-            if entry is not None and entry.holder is not None:
-                self.kernel.wake(entry.holder)
+            entry = self.kernel.entry(*key)
+            holder = None if entry is None or entry.holder is None else self.kernel.find(entry.holder)
+            if holder is not None:
+                self.kernel.wake(holder)
                 self.schedule()
 
     def _hold_key(self, invocation: Invocation) -> None:

@@ -25,11 +25,12 @@ from perdure.objects.definitions import HandlerDefinition, Kind, ServiceDefiniti
 from . import identity
 from .admission import Admission, Refused, Request
 from .alarms import Alarms
+from .checkpoints import Checkpoints
 from .clock import Clock
 from .driver import Driver
 from .gate import OutcomeUnknown
-from .invocations import Invocation, Status
-from .kernel import RUN_ONCE, Kernel
+from .invocations import RUN_ONCE, Invocation, Status
+from .kernel import Kernel
 from .ledger import Ledger, Unrecordable
 from .operations import Operations
 from .records import Invoked, Outcome
@@ -37,6 +38,7 @@ from .recovery import recover
 from .registry import Registry
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
+from .store import StoreWriter
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
@@ -84,11 +86,12 @@ class Engine:
         clock: Clock,
         slots: Slots | NoSlots,
         entropy: Callable[[int], bytes],
+        store: StoreWriter | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.registry = registry
         self.settings = settings
-        self.kernel = Kernel()
+        self.kernel = Kernel(store)
         self.failed: asyncio.Future[BaseException] = loop.create_future()
         self._journal = journal
         self._clock = clock
@@ -101,8 +104,11 @@ class Engine:
         self._alarms = Alarms(self._ledger, clock, settings, self._driver.schedule)
         self._admission = Admission(registry, self.kernel, settings)
         self.operations = Operations(self._ledger, self._driver, clock, self._known)
-        self._ledger.on_failed = self._fail
-        self._driver.after_slice = self._alarms.set
+        self._checkpoints: Checkpoints | None = None
+        if store is not None:
+            self._checkpoints = Checkpoints(self._ledger, journal, store, clock, settings, self._driver.may_leave)
+        self._ledger.on_failed = self.kernel.memory.on_failed = self._fail
+        self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None
         self._draining = False
         self._stopped = False
@@ -119,10 +125,14 @@ class Engine:
         *,
         slots: Slots | NoSlots | None = None,
         entropy: Callable[[int], bytes] | None = None,
+        store: StoreWriter | None = None,
     ) -> Engine:
-        """Recovers what the journal holds, and goes on with it.  Raises RecoveryFailed."""
-        engine = cls(registry, journal, settings, clock, slots or NoSlots(), entropy or identity.Entropy())
-        recover(engine.kernel, journal)
+        """Recovers what store and journal hold, and goes on with it.  Raises RecoveryFailed, StoreError.
+
+        Without a store everything stays in memory, and the whole journal is replayed.
+        """
+        engine = cls(registry, journal, settings, clock, slots or NoSlots(), entropy or identity.Entropy(), store)
+        recover(engine.kernel, journal, store, settings, clock.now_us())
         engine._ledger.begin()
         await engine._driver.take_over()
         engine._mark_alive()
@@ -146,7 +156,12 @@ class Engine:
             await self._driver.stop_steps(0)
             self._ledger.flush()
         self._stop(OutcomeUnknown("the process stopped before the outcome was there: it goes on after the next start"))
-        await asyncio.to_thread(self._journal.close)
+        try:
+            await asyncio.to_thread(self._journal.close)
+        finally:
+            if self._checkpoints is not None:
+                synced = not self.failed.done() and self._journal.synced_lsn == self._ledger.last_lsn
+                await asyncio.to_thread(self._checkpoints.close, last=synced)
         self._slots.close()
 
     async def settled(self) -> None:
@@ -162,6 +177,11 @@ class Engine:
         """Drops a suspended handler's coroutine; it comes back by replay when it is needed."""
         self._driver.evict(id)
 
+    def _after_slice(self) -> None:
+        self._alarms.set()
+        if self._checkpoints is not None:
+            self._checkpoints.look()
+
     def _mark_alive(self) -> None:
         """By the machine's time, not the runtime's: it is the process that lives."""
         if not self._stopped:
@@ -174,6 +194,8 @@ class Engine:
             self._beat.cancel()
         self._alarms.stop()
         self._driver.stop()
+        if self._checkpoints is not None:
+            self._checkpoints.stop()
         self._ledger.break_down(error)
 
     def _fail(self, error: BaseException) -> None:
@@ -197,7 +219,7 @@ class Engine:
         record = self._invoked(request, service, handler)
         if handler.exclusive or record.retained or record.due is not None:
             self._accept(record)
-            invocation = self.kernel.invocations[record.id]
+            invocation = self.kernel.invocations[record.id]  # it was made just now
         else:
             invocation = self._driver.run_unrecorded(record)
         self._driver.hand_over(invocation, arguments)
@@ -255,7 +277,7 @@ class Engine:
 
     def _known(self, id: str) -> Invocation:
         self._refuse_when_stopping()
-        invocation = self.kernel.invocations.get(id)
+        invocation = self.kernel.find(id)
         if invocation is None:
             raise Refused(404, f"no invocation {id[:80]!r}: unknown, or its retention time is over")
         return invocation

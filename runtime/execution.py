@@ -336,7 +336,7 @@ class Execution:
         kernel, invocation = self._kernel, self.invocation
         history = invocation.history
         made = None if history is None else history.calls.get(wait.command)
-        first = self._first_behind(wait.command) if made is None else kernel.invocations.get(made)
+        first = self._first_behind(wait.command) if made is None else kernel.find(made)
         return None if first is None else find_cycle(kernel, invocation, first)
 
     def _first_behind(self, index: int) -> Invocation | None:
@@ -352,11 +352,11 @@ class Execution:
 
     def _known_or_made_now(self, id: str) -> Invocation | None:
         made = self._context.made_in_this_turn(id)
-        return self._kernel.invocations.get(id) if made is None else self._holder_for(made)
+        return self._kernel.find(id) if made is None else self._holder_for(made)
 
     def _holder_for(self, command: Call | Send) -> Invocation | None:
         entry = self._kernel.entry(command.service, command.key) if command.exclusive else None
-        return None if entry is None else entry.holder
+        return None if entry is None or entry.holder is None else self._kernel.find(entry.holder)
 
     # --- what the turn did ----------------------------------------------------------------------------------------
 
@@ -446,7 +446,7 @@ class Execution:
         return recorded.reads[field]
 
     def _load_committed(self, field: str) -> bytes | None:
-        entry = self._kernel.objects.get((self.invocation.service, self.invocation.key))
+        entry = self._kernel.entry_in_use(self.invocation.service, self.invocation.key)
         return None if entry is None else entry.fields.get(field)
 
 

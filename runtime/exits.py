@@ -1,4 +1,4 @@
-"""The exit codes of `perdure`, and the error that stands for a start refused.
+"""The exit codes of `perdure`, and the errors that stand for a start refused and for a bug.
 
     0    stopped as asked
     2    the command line, a TARGET, a settings file or an address can't be used; nothing was touched
@@ -20,6 +20,12 @@ DAMAGED = 12
 NOT_WRITABLE = 13
 INTERNAL = 15
 INTERRUPTED = 130
+
+
+class InternalError(Exception):
+    """A bug of ours: the process stops, what was acknowledged is safe.  `str()` is the one line for people."""
+
+    exit_code: int = INTERNAL
 
 
 class StartRefused(Exception):

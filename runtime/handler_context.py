@@ -29,8 +29,8 @@ from perdure.objects.references import Target
 from perdure.objects.values import Codec, Unencodable, same_value
 
 from . import identity
-from .invocations import Invocation
-from .kernel import RUN_ONCE, Kernel
+from .invocations import RUN_ONCE, Invocation
+from .kernel import Kernel
 from .record_lines import divergence
 from .records import (
     Attach,

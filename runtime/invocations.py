@@ -1,11 +1,10 @@
-"""What the kernel remembers of one invocation, and of one object.
+"""What the kernel remembers of one invocation, of one object, and of all of them.
 
-Plain data: only `apply` (kernel.py) changes it.
+Plain data: only `apply` (kernel.py) changes it, and rows.py makes bytes of it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 
 from msgspec import Struct
@@ -17,6 +16,9 @@ from .records import Outcome, Turn
 START = -1
 CANCELLATION = -2
 
+RUN_ONCE = "\0run"
+"""The idempotency key of a workflow's `run`: no user's key has a control character."""
+
 
 class Status(Enum):
     SCHEDULED = "scheduled"  # delayed, not yet in its mailbox
@@ -26,7 +28,7 @@ class Status(Enum):
     ENDED = "ended"
 
 
-class Delivery(Struct, frozen=True, gc=False):
+class Delivery(Struct, frozen=True, array_like=True, gc=False):
     """What starts a turn: START, CANCELLATION, or the outcome of a command (None: a timer fired).
 
     `more`: an item of a stream, which goes on.
@@ -38,7 +40,7 @@ class Delivery(Struct, frozen=True, gc=False):
     more: bool = False
 
 
-class StepState(Struct):
+class StepState(Struct, omit_defaults=True):
     """An open step: its failed attempts, and when it is tried again (None: now).
 
     `deaths`: how often in a row the process died soon after it had started.
@@ -51,7 +53,7 @@ class StepState(Struct):
     items: list[bytes] = []
 
 
-class History(Struct):
+class History(Struct, omit_defaults=True):
     """What an open invocation has done so far.  Most end in their first turn and never have one.
 
     `turns` holds the committed turns by number (a turn that did nothing left none), `before` the value each field had
@@ -66,16 +68,17 @@ class History(Struct):
     owned: set[int] = set()
     timers: dict[int, int] = {}
     steps: dict[int, StepState] = {}
-    received: dict[str, deque[Outcome]] = {}
-    receivers: dict[str, deque[int]] = {}
+    received: dict[str, list[Outcome]] = {}
+    receivers: dict[str, list[int]] = {}
 
 
-class Invocation(Struct, eq=False):
+class Invocation(Struct, eq=False, omit_defaults=True):
     """One handler's run, from its acceptance until its outcome is purged.
 
     `waiters` are the invocations (and their commands) that get the outcome, `awakeables` what it made of those and
     what they were given (kept with the outcome, so that a repeated completion gets its answer).
     `failing`: its next delivery has failed, or it was paused there, so no run of it is ahead of that.
+    `agenda`: the row of the store's agenda that stands for it (rows.py), empty if none does.
     """
 
     id: str
@@ -110,6 +113,7 @@ class Invocation(Struct, eq=False):
     waiters: list[tuple[str, int]] | None = None
     awakeables: dict[int, Outcome | None] | None = None
     put_behind: frozenset[str] = frozenset()
+    agenda: bytes = b""
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"
@@ -132,6 +136,30 @@ class Invocation(Struct, eq=False):
         history = self.history
         return history is not None and any(step.next_attempt_at is None for step in history.steps.values())
 
+    @property
+    def family(self) -> str:
+        """What it is retained with; the runs of workflows are kept longer than what else their class retains."""
+        return f"{self.service}\1" if self.idempotency_key == RUN_ONCE else self.service
+
+    @property
+    def runnable(self) -> bool:
+        """It may have a delivery to be driven by, or has a step to run.  (Of a delivery that was dropped, or whose turn
+        did nothing, there is no record: one like that is looked at, and nothing comes of it.)"""
+        if self.status is not Status.OPEN or self.next_attempt_at is not None:
+            return False
+        return len(self.deliveries) > self.consumed or self.has_steps_to_run
+
+    @property
+    def next_alarm(self) -> int | None:
+        """When the first of its timers is due."""
+        if self.status is Status.SCHEDULED:
+            return self.due
+        due = [] if self.next_attempt_at is None else [self.next_attempt_at]
+        if self.history is not None:
+            due += self.history.timers.values()
+            due += [step.next_attempt_at for step in self.history.steps.values() if step.next_attempt_at is not None]
+        return min(due, default=None)
+
     def the_history(self) -> History:
         if self.history is None:
             self.history = History()
@@ -151,27 +179,49 @@ class Invocation(Struct, eq=False):
             self.waiters.remove((id, command))
 
 
-class PromiseState:
+class PromiseState(Struct, omit_defaults=True):
     """A promise of a workflow: its outcome, or who waits for it."""
 
-    __slots__ = ("outcome", "waiters")
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-        self.waiters: list[tuple[str, int]] = []
+    outcome: Outcome | None = None
+    waiters: list[tuple[str, int]] = []
 
 
-class ObjectEntry:
-    """One keyed object: its committed fields (JSON), who holds the key, and who waits for it."""
+class ObjectEntry(Struct, omit_defaults=True):
+    """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids."""
 
-    __slots__ = ("fields", "holder", "mailbox", "promises")
-
-    def __init__(self) -> None:
-        self.fields: dict[str, bytes] = {}
-        self.holder: Invocation | None = None
-        self.mailbox: deque[Invocation] = deque()
-        self.promises: dict[str, PromiseState] | None = None
+    fields: dict[str, bytes] = {}
+    holder: str | None = None
+    mailbox: list[str] = []
+    promises: dict[str, PromiseState] | None = None
 
     @property
     def blank(self) -> bool:
         return self.holder is None and not self.fields and not self.mailbox and not self.promises
+
+
+class Counts(Struct, omit_defaults=True):
+    """How many there are, in memory or not.
+
+    `queued` in mailboxes or scheduled, of all objects; `open` by service and handler; `retained` by family.
+    `frozen_at`: when they were last written down; everything on the store's agenda is due at once or after that.
+    """
+
+    queued: int = 0
+    open: dict[str, int] = {}
+    retained: dict[str, int] = {}
+    frozen_at: int = 0
+
+    def admitted(self, invocation: Invocation) -> None:
+        self._add(self.open, f"{invocation.service}/{invocation.handler}", 1)
+
+    def ended(self, invocation: Invocation) -> None:
+        self._add(self.open, f"{invocation.service}/{invocation.handler}", -1)
+
+    def retain(self, family: str, count: int) -> None:
+        self._add(self.retained, family, count)
+
+    @staticmethod
+    def _add(counts: dict[str, int], name: str, count: int) -> None:
+        counts[name] = counts.get(name, 0) + count
+        if not counts[name]:
+            del counts[name]

@@ -1,23 +1,27 @@
 """The kernel: the state of a partition, and the one function that changes it.
 
-`apply(record)` reads the record and the state, nothing else: no settings, no code, no clock, no I/O.  Recovery is
-`apply` in a loop, so what holds live holds after a crash.  What was decided, and why, is not known here (driver.py
-and execution.py decide); what has to happen next is read off the state: `ready` lists the invocations that have a
-delivery to be driven by, `ended` those whose outcome somebody outside may wait for, `timers` what is due.
+`apply(record)` reads the record and the state, nothing else: no settings, no code, no clock.  Recovery is `apply` in a
+loop, so what holds live holds after a crash.  A part of the state lies in the store: working_set.py brings it.
+What was decided, and why, is not known here (driver.py and execution.py decide); what has to happen next is read off
+the state: `ready` lists the invocations that have a delivery to be driven by, `ended`
+those whose outcome somebody outside may wait for, `timers` what is due soon.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 from perdure.objects.errors import Failure
 
-from . import identity
+from . import identity, rows
 from .invocations import (
     CANCELLATION,
+    RUN_ONCE,
     START,
+    Counts,
     Delivery,
     History,
     Invocation,
@@ -62,55 +66,77 @@ from .records import (
     Timer,
     Turn,
 )
-from .timers import JOIN_MAILBOX, RETRY, Timers
+from .store import StoreWriter
+from .timers import JOIN_MAILBOX, RETRY, WAKE, Timers
+from .working_set import WorkingSet
 
 CANCELLED: Final = Failed(Failure("Cancelled", "the invocation was cancelled", 409))
 KILLED: Final = Failed(Failure("Killed", "the invocation was killed", 409))
 
 UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, or its retention time is over", 404))
 
-RUN_ONCE: Final = "\0run"
-"""The idempotency key of a workflow's `run`: no user's key has a control character."""
 
-_ObjectKey = tuple[str, str]
-_IdempotencyKey = tuple[str, str, str, str]
+_NONE_RETAINED: Final[OrderedDict[str, int]] = OrderedDict()
 
 
 class Kernel:
     """One partition's memory.  Change it by `apply` only."""
 
-    def __init__(self) -> None:
-        self.objects: dict[_ObjectKey, ObjectEntry] = {}
-        self.invocations: dict[str, Invocation] = {}
-        self.idempotency: dict[_IdempotencyKey, str] = {}
-        self.awakeables: dict[str, tuple[str, int]] = {}
-        self.retention: deque[Invocation] = deque()  # what has ended and is retained, in the order of its end
-        self.workflows: deque[Invocation] = deque()  # the same of workflows' runs, which are kept longer
+    def __init__(self, store: StoreWriter | None = None) -> None:
+        self.memory = WorkingSet(store)
+        self.memory.on_loaded = self._arm
+        self.memory.on_leaving = self._disarm
+        self._invocations = self.memory.invocations
+        self._objects = self.memory.objects
+        self._rows = self.memory.rows
+        self.objects = self._objects.here  # what is in memory of them
+        self.invocations = self._invocations.here
+        self.counts = Counts()
+        self.retention: dict[str, OrderedDict[str, int]] = {}  # by family: what has ended since, and when
         self.timers = Timers()
+        self.agenda_until = 0  # of the store's agenda, what is due before this has a timer
+        self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
         self.ended: list[Invocation] = []
         self.rewound: list[Invocation] = []  # a delivery was put before what a run of theirs may have got
-        self.queued = 0  # in mailboxes or scheduled, of all objects
 
     # --- reading --------------------------------------------------------------------------------------------------
 
+    def find(self, id: str) -> Invocation | None:
+        return self._invocations.find(id)
+
     def entry(self, service: str, key: str) -> ObjectEntry | None:
-        return self.objects.get((service, key))
+        return self._objects.find((service, key))
+
+    def entry_in_use(self, service: str, key: str) -> ObjectEntry | None:
+        """For a handler at work on it: it stays in memory longer than what nobody asked for."""
+        entry = self._objects.find((service, key))
+        self.memory.used((service, key))
+        return entry
 
     def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
-        id = self.idempotency.get((service, key, handler, idempotency_key))
-        return None if id is None else self.invocations.get(id)
+        id = self._rows.get(rows.idempotency_row(service, key, handler, idempotency_key))
+        return None if id is None else self.find(id.decode())
 
     def promise(self, service: str, key: str, name: str) -> Outcome | None:
-        entry = self.objects.get((service, key))
+        entry = self.entry(service, key)
         state = None if entry is None or entry.promises is None else entry.promises.get(name)
         return None if state is None else state.outcome
 
     def awakeable(self, id: str) -> tuple[Invocation, int] | None:
         """Whose it is, and by which command."""
-        id_and_command = self.awakeables.get(id)
-        invocation = None if id_and_command is None else self.invocations.get(id_and_command[0])
-        return None if invocation is None or id_and_command is None else (invocation, id_and_command[1])
+        row = self._rows.get(rows.awakeable_row(id))
+        if row is None:
+            return None
+        owner, command = rows.unpack_owner(row)
+        invocation = self.find(owner)
+        return None if invocation is None else (invocation, command)
+
+    def first_ended(self, family: str, limit: int) -> list[tuple[int, str]]:
+        """The first of what is retained of a family, wherever it is: when it ended, and its id."""
+        since = self.retention.get(family, _NONE_RETAINED)
+        here = [(at, id) for id, at in islice(since.items(), limit)]
+        return sorted(self.memory.ended(family, limit) + here)[:limit]
 
     # --- the records ----------------------------------------------------------------------------------------------
 
@@ -137,14 +163,14 @@ class Kernel:
         )
 
     def _due(self, record: Due) -> None:
-        invocation = self.invocations.get(record.id)
+        invocation = self._invocations.change(record.id)
         if invocation is not None and invocation.status is Status.SCHEDULED:
-            self.queued -= 1
+            self.counts.queued -= 1
             self.timers.clear(record.id, JOIN_MAILBOX)
             self._join_mailbox(invocation, record.at)
 
     def _turn(self, record: Turn) -> None:
-        invocation = self.invocations[record.id]
+        invocation = self._known(record.id)
         # Before the commands: one of them may look at this invocation, and even cancel it.
         invocation.consumed = record.consumed
         invocation.last_turn = record.number
@@ -162,7 +188,7 @@ class Kernel:
             self._end(invocation, record.outcome, record.at)
 
     def _notified(self, record: Notified) -> None:
-        invocation = self.invocations.get(record.id)
+        invocation = self._invocations.change(record.id)
         if invocation is None or invocation.ended:
             return
         if record.more:
@@ -184,12 +210,12 @@ class Kernel:
             step.attempts = 0
 
     def _signalled(self, record: Signalled) -> None:
-        invocation = self.invocations.get(record.id)
+        invocation = self._invocations.change(record.id)
         if invocation is not None and not invocation.ended:
             self._signal(invocation, record.name, record.outcome, record.at)
 
     def _attempted(self, record: Attempted) -> None:
-        invocation = self.invocations[record.id]
+        invocation = self._known(record.id)
         if record.command is not None:
             self._step_attempted(invocation, record, record.command)
             return
@@ -220,11 +246,10 @@ class Kernel:
             self.timers.set(record.next_at, invocation.id, command)
 
     def _put_back(self, record: PutBack) -> None:
-        invocation = self.invocations[record.id]
-        entry = self.objects[invocation.service, invocation.key]
-        position = entry.mailbox.index(self.invocations[record.behind]) + 1
-        entry.mailbox.insert(position, invocation)
-        self.queued += 1
+        invocation = self._known(record.id)
+        entry = self._entry_of(invocation)
+        entry.mailbox.insert(entry.mailbox.index(record.behind) + 1, record.id)
+        self.counts.queued += 1
         invocation.status = Status.PENDING
         invocation.deliveries.clear()
         invocation.put_behind |= {record.behind}
@@ -232,40 +257,37 @@ class Kernel:
         self._pass_key_on(entry, record.at)
 
     def _cancelled(self, record: Cancelled) -> None:
-        invocation = self.invocations.get(record.id)
+        invocation = self._invocations.change(record.id)
         if invocation is not None:
             self._cancel(invocation, record.at)
 
     def _killed(self, record: Killed) -> None:
-        doomed = [self.invocations.get(record.id)]
+        doomed = [record.id]
         while doomed:
-            invocation = doomed.pop()
+            invocation = self._invocations.change(doomed.pop())
             if invocation is None or invocation.ended:
                 continue
             if (history := invocation.history) is not None:
-                doomed.extend(self.invocations.get(history.calls[command]) for command in history.owned)
+                doomed.extend(history.calls[command] for command in history.owned)
             self._abandon_queue(invocation)
             self._end(invocation, KILLED, record.at)
 
     def _paused(self, record: Paused) -> None:
-        invocation = self.invocations[record.id]
+        invocation = self._known(record.id)
         invocation.last_failure = record.failure
         invocation.failing = True
         self._pause(invocation)
 
     def _resumed(self, record: Resumed) -> None:
-        invocation = self.invocations.get(record.id)
+        invocation = self._invocations.change(record.id)
         if invocation is None or invocation.ended:
             return
         invocation.attempts = invocation.deaths = 0
-        self.make_attempt(invocation)
+        self._make_attempt(invocation)
 
     def _purged(self, record: Purged) -> None:
         for id in record.ids:
-            self._forget(self.invocations.get(id))
-        for retained in (self.retention, self.workflows):
-            while retained and retained[0].id not in self.invocations:
-                retained.popleft()
+            self._forget(self._invocations.change(id))
 
     # --- the commands of a turn -----------------------------------------------------------------------------------
 
@@ -297,7 +319,7 @@ class Kernel:
 
     def _cancel_call(self, caller: Invocation, command: CancelCall, at: int) -> None:
         history = caller.the_history()
-        callee = self.invocations.get(history.calls.pop(command.call, ""))
+        callee = self._invocations.change(history.calls.pop(command.call, ""))
         made_it = command.call in history.owned
         history.owned.discard(command.call)
         if callee is None or callee.ended:
@@ -316,7 +338,7 @@ class Kernel:
             self._wait_for(invocation, command.index, command.id, at)
 
     def _cancel_other(self, invocation: Invocation, command: Cancel, at: int) -> None:
-        other = self.invocations.get(command.id)
+        other = self._invocations.change(command.id)
         if other is not None:
             self._cancel(other, at)
 
@@ -331,7 +353,8 @@ class Kernel:
         if invocation.awakeables is None:
             invocation.awakeables = {}
         invocation.awakeables[command.index] = None
-        self.awakeables[identity.awakeable_id(invocation.seed, command.index)] = (invocation.id, command.index)
+        row = rows.awakeable_row(identity.awakeable_id(invocation.seed, command.index))
+        self._rows.put(row, rows.pack_owner(invocation.id, command.index))
 
     def _complete(self, invocation: Invocation, command: Complete, at: int) -> None:
         owner = self.awakeable(command.id)
@@ -343,12 +366,12 @@ class Kernel:
     def _receive(self, invocation: Invocation, command: Receive, at: int) -> None:
         history = invocation.the_history()
         if values := history.received.get(command.name):
-            self._deliver(invocation, Delivery(at, command.index, values.popleft()))
+            self._deliver(invocation, Delivery(at, command.index, values.pop(0)))
         else:
-            history.receivers.setdefault(command.name, deque()).append(command.index)
+            history.receivers.setdefault(command.name, []).append(command.index)
 
     def _signal_other(self, invocation: Invocation, command: Signal, at: int) -> None:
-        other = self.invocations.get(command.id)
+        other = self._invocations.change(command.id)
         if command.verdict is None and other is not None and not other.ended:
             self._signal(other, command.name, command.outcome, at)
 
@@ -365,7 +388,7 @@ class Kernel:
             return
         promise.outcome = command.outcome
         for id, waiter in promise.waiters:
-            self._give(self.invocations.get(id), Delivery(at, waiter, command.outcome))
+            self._give(self._invocations.change(id), Delivery(at, waiter, command.outcome))
         promise.waiters.clear()
 
     def _peek_promise(self, invocation: Invocation, command: PeekPromise, at: int) -> None:
@@ -376,9 +399,9 @@ class Kernel:
     def _signal(self, invocation: Invocation, name: str, outcome: Outcome, at: int) -> None:
         history = invocation.the_history()
         if receivers := history.receivers.get(name):
-            self._deliver(invocation, Delivery(at, receivers.popleft(), outcome))
+            self._deliver(invocation, Delivery(at, receivers.pop(0), outcome))
         else:
-            history.received.setdefault(name, deque()).append(outcome)
+            history.received.setdefault(name, []).append(outcome)
 
     def _promise(self, invocation: Invocation, name: str) -> PromiseState:
         entry = self._entry_of(invocation)
@@ -387,10 +410,20 @@ class Kernel:
         return entry.promises.setdefault(name, PromiseState())
 
     def _entry_of(self, invocation: Invocation) -> ObjectEntry:
-        entry = self.objects.get((invocation.service, invocation.key))
+        """To be changed; there from now on."""
+        key = (invocation.service, invocation.key)
+        entry = self._objects.change(key)
         if entry is None:
-            entry = self.objects[invocation.service, invocation.key] = ObjectEntry()
+            entry = ObjectEntry()
+            self._objects.add(key, entry)
         return entry
+
+    def _known(self, id: str) -> Invocation:
+        """To be changed.  KeyError if there is none: then the record can't be ours."""
+        invocation = self._invocations.change(id)
+        if invocation is None:
+            raise KeyError(id)
+        return invocation
 
     def _child(
         self, caller: Invocation, command: Call | Send, at: int, retained: bool, due: int | None = None
@@ -414,15 +447,15 @@ class Kernel:
         )
 
     def _admit(self, invocation: Invocation, at: int) -> None:
-        self.invocations[invocation.id] = invocation
+        self._invocations.add(invocation.id, invocation)
+        self.counts.admitted(invocation)
         if invocation.idempotency_key is not None:
-            target = (invocation.service, invocation.key, invocation.handler, invocation.idempotency_key)
-            self.idempotency[target] = invocation.id
+            self._rows.put(_idempotency_row_of(invocation), invocation.id.encode())
         if invocation.due is None:
             self._join_mailbox(invocation, at)
         else:
             invocation.status = Status.SCHEDULED
-            self.queued += 1
+            self.counts.queued += 1
             self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
 
     def _join_mailbox(self, invocation: Invocation, at: int) -> None:
@@ -431,12 +464,12 @@ class Kernel:
             return
         entry = self._entry_of(invocation)
         if entry.holder is None:
-            entry.holder = invocation
+            entry.holder = invocation.id
             self._start(invocation, at)
         else:
             invocation.status = Status.PENDING
-            entry.mailbox.append(invocation)
-            self.queued += 1
+            entry.mailbox.append(invocation.id)
+            self.counts.queued += 1
 
     def _start(self, invocation: Invocation, at: int) -> None:
         invocation.status = Status.OPEN
@@ -444,9 +477,9 @@ class Kernel:
 
     def _pass_key_on(self, entry: ObjectEntry, at: int) -> None:
         if entry.mailbox:
-            entry.holder = entry.mailbox.popleft()
-            self.queued -= 1
-            self._start(entry.holder, at)
+            entry.holder = entry.mailbox.pop(0)
+            self.counts.queued -= 1
+            self._start(self._known(entry.holder), at)
 
     def _deliver(self, invocation: Invocation, delivery: Delivery) -> None:
         invocation.deliveries.append(delivery)
@@ -458,24 +491,31 @@ class Kernel:
             invocation.in_ready_queue = True
             self.ready.append(invocation)
 
-    def make_attempt(self, invocation: Invocation) -> None:
+    def make_attempt(self, id: str) -> None:
+        """A backoff is over."""
+        invocation = self._invocations.change(id)
+        if invocation is not None:
+            self._make_attempt(invocation)
+
+    def _make_attempt(self, invocation: Invocation) -> None:
         """A backoff is over, or was cut short."""
         self._clear_backoff(invocation)
         if invocation.status is Status.PAUSED:
             invocation.status = Status.OPEN
         self.wake(invocation)
 
-    def try_step(self, invocation: Invocation, command: int) -> bool:
+    def try_step(self, id: str, command: int) -> bool:
         """A step's backoff is over.  False if `command` is no open step."""
-        step = None if invocation.history is None else invocation.history.steps.get(command)
-        if step is None:
+        invocation = self._invocations.change(id)
+        step = None if invocation is None or invocation.history is None else invocation.history.steps.get(command)
+        if invocation is None or step is None:
             return False
         step.next_attempt_at = None
         self.wake(invocation)
         return True
 
     def _write(self, invocation: Invocation, record: Turn) -> None:
-        fields = self.objects[invocation.service, invocation.key].fields
+        fields = self._entry_of(invocation).fields
         if record.outcome is None:
             before = invocation.the_history().before
             for field in record.writes:
@@ -483,7 +523,7 @@ class Kernel:
         fields.update(record.writes)
 
     def _wait_for(self, waiter: Invocation, command: int, id: str, at: int) -> None:
-        other = self.invocations.get(id)
+        other = self._invocations.change(id)
         if other is None or other.outcome is not None:
             outcome = None if other is None else other.outcome
             self._deliver(waiter, Delivery(at, command, outcome or UNKNOWN))
@@ -514,43 +554,45 @@ class Kernel:
             self.rewound.append(invocation)
         else:
             invocation.deliveries.append(Delivery(at, CANCELLATION))
-        self.make_attempt(invocation)
+        self._make_attempt(invocation)
 
     def _abandon_queue(self, invocation: Invocation) -> None:
         if invocation.status is Status.SCHEDULED:
             self.timers.clear(invocation.id, JOIN_MAILBOX)
-            self.queued -= 1
+            self.counts.queued -= 1
         elif invocation.status is Status.PENDING:
-            self.objects[invocation.service, invocation.key].mailbox.remove(invocation)
-            self.queued -= 1
+            self._entry_of(invocation).mailbox.remove(invocation.id)
+            self.counts.queued -= 1
 
     def _end(self, invocation: Invocation, outcome: Outcome, at: int) -> None:
-        entry = self.objects.get((invocation.service, invocation.key)) if invocation.exclusive else None
+        key = (invocation.service, invocation.key)
+        entry = self._objects.change(key) if invocation.exclusive else None
         self._clear_backoff(invocation)
         if invocation.history is not None:
             self._leave(invocation, invocation.history)
+        self.counts.ended(invocation)
         invocation.status = Status.ENDED
         invocation.outcome = outcome
         invocation.ended_at = at
         if invocation.waiters is not None:
             for waiter_id, command in invocation.waiters:
-                self._give(self.invocations.get(waiter_id), Delivery(at, command, outcome))
+                self._give(self._invocations.change(waiter_id), Delivery(at, command, outcome))
             invocation.waiters = None
         invocation.deliveries = []
         self.ended.append(invocation)
         self._retain_or_forget(invocation, outcome)
-        if entry is not None and entry.holder is invocation:
+        if entry is not None and entry.holder == invocation.id:
             entry.holder = None
             self._pass_key_on(entry, at)
             if entry.blank:
-                del self.objects[invocation.service, invocation.key]
+                self._objects.remove(key)
 
     def _leave(self, invocation: Invocation, history: History) -> None:
         """What it still waited for goes on without it; its journal isn't needed any more."""
         for command in (*history.timers, *history.steps):
             self.timers.clear(invocation.id, command)
         for command, id in history.calls.items():
-            if (other := self.invocations.get(id)) is not None and not other.ended:
+            if (other := self._invocations.change(id)) is not None and not other.ended:
                 other.remove_waiter(invocation.id, command)
         invocation.history = None
 
@@ -565,29 +607,85 @@ class Kernel:
     def _retain_or_forget(self, invocation: Invocation, outcome: Outcome) -> None:
         if invocation.retained or type(outcome) is Failed:
             invocation.retained = True
-            (self.workflows if invocation.idempotency_key == RUN_ONCE else self.retention).append(invocation)
+            self.counts.retain(invocation.family, 1)
+            self.retention.setdefault(invocation.family, OrderedDict())[invocation.id] = invocation.ended_at or 0
         else:
             self._forget(invocation)
 
     def _forget(self, invocation: Invocation | None) -> None:
         if invocation is None or not invocation.ended:
             return
-        del self.invocations[invocation.id]
+        if invocation.retained:
+            self.counts.retain(invocation.family, -1)
+            self.retention.get(invocation.family, _NONE_RETAINED).pop(invocation.id, None)
+        if invocation.agenda:
+            self._rows.put(invocation.agenda, None)
         if invocation.awakeables is not None:
             for command in invocation.awakeables:
-                self.awakeables.pop(identity.awakeable_id(invocation.seed, command), None)
+                self._rows.put(rows.awakeable_row(identity.awakeable_id(invocation.seed, command)), None)
         if invocation.idempotency_key is not None:
-            target = (invocation.service, invocation.key, invocation.handler, invocation.idempotency_key)
-            if self.idempotency.get(target) == invocation.id:
-                del self.idempotency[target]
+            row = _idempotency_row_of(invocation)
+            if self._rows.get(row) == invocation.id.encode():
+                self._rows.put(row, None)
+        self._invocations.remove(invocation.id)
         if invocation.idempotency_key == RUN_ONCE:
             self._forget_workflow(invocation)
 
     def _forget_workflow(self, run: Invocation) -> None:
         """Its retention time is over: state and promises go with the outcome."""
-        entry = self.objects.get((run.service, run.key))
+        entry = self._objects.change((run.service, run.key))
         if entry is not None and entry.holder is None and not entry.mailbox:
-            del self.objects[run.service, run.key]
+            self._objects.remove((run.service, run.key))
+
+    # --- in and out of memory -------------------------------------------------------------------------------------
+
+    def freeze(self, now: int) -> bytes:
+        """What has changed by now is what the next commit to the store holds; returns its summary."""
+        self.counts.frozen_at = now
+        self.memory.freeze(now)
+        return rows.pack_counts(self.counts)
+
+    def thaw(self) -> None:
+        """The store holds it."""
+        for id, invocation in self._invocations.frozen.items():
+            if invocation is not None and invocation.ended and id not in self._invocations.changed:
+                self.retention.get(invocation.family, _NONE_RETAINED).pop(id, None)
+        self.memory.thaw()
+
+    def _arm(self, invocation: Invocation) -> None:
+        """It came back from the store: its timers with it."""
+        self.timers.clear(invocation.id, WAKE)
+        if invocation.status is Status.SCHEDULED and invocation.due is not None:
+            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
+        if invocation.next_attempt_at is not None:
+            self.timers.set(invocation.next_attempt_at, invocation.id, RETRY)
+        if (history := invocation.history) is not None:
+            for command, due in history.timers.items():
+                self.timers.set(due, invocation.id, command)
+            for command, step in history.steps.items():
+                if step.next_attempt_at is not None:
+                    self.timers.set(step.next_attempt_at, invocation.id, command)
+
+    def look_ahead(self, until: int) -> None:
+        """What is due before `until` has its timer in memory from here on, though it isn't there itself."""
+        for at, id in self.memory.due(self.agenda_until, until):
+            if id not in self.invocations:
+                self.timers.set(at, id, WAKE)
+        self.agenda_until = max(self.agenda_until, until)
+        self.agenda_next = self.memory.next_due(self.agenda_until)
+
+    def _disarm(self, invocation: Invocation) -> None:
+        """It leaves memory; when it has to come back, the agenda knows, or a timer if that says something else."""
+        due = invocation.next_alarm
+        if due is not None and (due < self.agenda_until or not rows.is_due(invocation.agenda, due)):
+            self.timers.set(due, invocation.id, WAKE)
+        elif due is not None and (self.agenda_next is None or due < self.agenda_next):
+            self.agenda_next = due
+        self.timers.clear(invocation.id, JOIN_MAILBOX)
+        self.timers.clear(invocation.id, RETRY)
+        if (history := invocation.history) is not None:
+            for command in (*history.timers, *history.steps):
+                self.timers.clear(invocation.id, command)
 
     # --- which is which ---------------------------------------------------------------------------------------------
 
@@ -625,3 +723,9 @@ class Kernel:
         CompletePromise: _complete_promise,
         PeekPromise: _peek_promise,
     }
+
+
+def _idempotency_row_of(invocation: Invocation) -> bytes:
+    key = invocation.idempotency_key
+    assert key is not None
+    return rows.idempotency_row(invocation.service, invocation.key, invocation.handler, key)

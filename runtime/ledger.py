@@ -16,6 +16,7 @@ from perdure.journal import Journal, JournalError, JournalFull, RecordTooLarge
 from perdure.objects.errors import text_of
 
 from . import records
+from .exits import InternalError
 from .gate import OutcomeUnknown, OutputGate, fail
 from .invocations import Invocation
 from .kernel import Kernel
@@ -36,7 +37,6 @@ from .records import (
     Timer,
     Turn,
 )
-from .recovery import InternalError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 

@@ -13,8 +13,7 @@ from .admission import Refused
 from .clock import Clock
 from .driver import Driver
 from .handler_context import ANY_JSON, rejection
-from .invocations import Invocation, Status
-from .kernel import RUN_ONCE
+from .invocations import RUN_ONCE, Invocation, Status
 from .ledger import Ledger, Unrecordable
 from .records import (
     Cancelled,
@@ -74,7 +73,7 @@ class Operations:
         invocation = self._known(id)
         next_retry_at, retries = _retries_of(invocation)
         entry = self._kernel.entry(invocation.service, invocation.key)
-        holds_key = entry is not None and entry.holder is invocation
+        holds_key = entry is not None and entry.holder == invocation.id
         outcome = invocation.outcome
         return InvocationView(
             id=invocation.id,

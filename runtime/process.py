@@ -36,10 +36,9 @@ from .admin import Admin, is_loopback
 from .clock import SystemClock
 from .data_dir import open_journal, open_slots
 from .engine import Engine
-from .exits import StartRefused
+from .exits import InternalError, StartRefused
 from .http_server import HttpServer
 from .ingress import Ingress
-from .recovery import InternalError
 from .registry import Registry
 from .settings import Settings, load_settings
 from .targets import load_targets

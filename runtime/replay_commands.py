@@ -30,7 +30,7 @@ def replay_one(target: str, id: str, data_dir: Path, *, debug: bool) -> int:
     """Prints where the invocation stands, or diverges; returns 1 if it does. Raises StartRefused, JournalError."""
     registry = load_targets((target,))
     kernel = asyncio.run(load(data_dir))
-    invocation = kernel.invocations.get(id)
+    invocation = kernel.find(id)
     if invocation is None or invocation.ended:
         known = ", ".join(one.id for one, _ in zip(open_invocations(kernel), range(5), strict=False)) or "none"
         raise UnknownInvocation(f"{data_dir} has no open invocation {id}; some with recorded turns: {known}")

@@ -127,6 +127,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A workflow's outcome, state and promises are kept this long after its end; its id may be used again then.
     Much longer than an idempotency key lives: that a workflow runs once for its id is what its users count on."""
 
+    retained_max: Count = 1_000_000
+    """Outcomes kept for one class, whatever their age; the oldest go first.  On the disk some 500 bytes each."""
+
+    # --- the store: what memory and a start cost ---------------------------------------------------------------------
+
+    memory_bytes_max: Bytes = 64 * 1024 * 1024
+    """What objects and waiting handlers that could leave memory may take of it, about. Beyond that the least recently
+    used ones go; one lookup brings each back."""
+
+    checkpoint_records_max: Count = 16_384
+    """A checkpoint is made when the store is this many records behind: a start has to replay them, some 10 µs each."""
+
+    checkpoint_changes_max: Count = 8_192
+    """Or when this many objects and invocations have changed since, which can't leave memory until it is made."""
+
     # --- the process -------------------------------------------------------------------------------------------------
 
     drain_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 8.0

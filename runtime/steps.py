@@ -91,7 +91,7 @@ class Steps:
             for id, seconds in started.items():  # until what becomes of them is synced
                 self._slots.step_started(id, max(1, now - round(seconds * 1e6)))
             return
-        for invocation in self._kernel.invocations.values():
+        for invocation in self._kernel.invocations.values():  # whose steps are due is in memory
             if invocation.history is not None:
                 for command, state in invocation.history.steps.items():
                     if state.next_attempt_at is None or state.next_attempt_at <= now:
@@ -118,6 +118,10 @@ class Steps:
             self._ended[invocation.id] = invocation
             return True
         return False
+
+    def busy(self, id: str) -> bool:
+        """Whether a step of that invocation runs, or is about to."""
+        return id in self._calls or id in self._ended
 
     def running(self) -> list[asyncio.Task[None]]:
         return self._runner.running()
@@ -204,7 +208,7 @@ class Steps:
         """Killed between its end and the sync of what it ended with, an attempt would be run again: it has to count."""
 
         def release() -> None:
-            invocation = self._kernel.invocations.get(id[0])
+            invocation = self._kernel.find(id[0])
             state = None if invocation is None else _open_step(invocation, id[1])
             if state is None or state.next_attempt_at is not None:  # else there was no room to record it
                 self._slots.step_ended(id)
@@ -223,7 +227,7 @@ class Steps:
 
     def step_failed(self, id: StepId, error: BaseException) -> None:
         call = self._forget(*id)
-        invocation = self._kernel.invocations.get(id[0])
+        invocation = self._kernel.find(id[0])
         state = None if invocation is None else _open_step(invocation, id[1])
         if invocation is None or state is None or call is None:
             return
@@ -242,7 +246,7 @@ class Steps:
     # --- what is recorded -----------------------------------------------------------------------------------------
 
     def _notify(self, id: StepId, outcome: Outcome, *, more: bool = False) -> None:
-        invocation = self._kernel.invocations.get(id[0])
+        invocation = self._kernel.find(id[0])
         if invocation is not None and _open_step(invocation, id[1]) is not None:
             self._recorder.record_of_step(
                 invocation, Notified(self._clock.now_us(), invocation.id, id[1], outcome, more)

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 RETRY = -1
 JOIN_MAILBOX = -2
+WAKE = -3
 
 
 class Timers:
-    """`(invocation id, command)` by due time; RETRY and JOIN_MAILBOX stand for what is no command."""
+    """`(invocation id, command)` by due time; RETRY and JOIN_MAILBOX stand for what is no command.
+
+    WAKE: something of an invocation that isn't in memory; what it is, is known once it is.
+    """
 
     __slots__ = ("_count", "_heap", "_live")
 

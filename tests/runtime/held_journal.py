@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perdure.journal import MemoryJournal
+from tests.runtime.kept_journal import KeptJournal
 
 
-class HeldJournal(MemoryJournal):
+class HeldJournal(KeptJournal):
     """While `held`, what is flushed is in flight until a test releases it: the disk takes as long as a story wants."""
 
     def __init__(self, records: Sequence[bytes] = (), *, held: bool) -> None:

@@ -7,6 +7,7 @@ import pytest
 from perdure.journal import MemoryJournal
 from perdure.runtime.kernel import Kernel
 from perdure.runtime.recovery import RecoveryFailed, recover
+from perdure.runtime.settings import Settings
 
 
 def test_a_journal_without_its_beginning_is_refused() -> None:
@@ -14,4 +15,4 @@ def test_a_journal_without_its_beginning_is_refused() -> None:
     journal = MemoryJournal([b"any"], first_lsn=7)
 
     with pytest.raises(RecoveryFailed, match=r"begins with record 7.*put them back from a backup"):
-        recover(Kernel(), journal)
+        recover(Kernel(), journal, None, Settings(), 0)

@@ -20,15 +20,18 @@ from perdure.runtime import records
 from perdure.runtime.admission import Request
 from perdure.runtime.clock import ManualClock
 from perdure.runtime.engine import Engine, Submission
-from perdure.runtime.invocations import Invocation
+from perdure.runtime.invocations import Invocation, ObjectEntry
 from perdure.runtime.kernel import Kernel
 from perdure.runtime.records import Failed, Invoked, Outcome, Record, Success
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
 from perdure.runtime.slots import NoSlots, Slots
+from perdure.runtime.store import MemoryStore
 from tests.runtime.held_journal import HeldJournal
+from tests.runtime.kept_journal import KeptJournal
 
 SEED = 20_261_122
+COLD = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
 STEPS_MAX = 200_000
 """Rounds of the loop before a world that doesn't come to rest is given up."""
 
@@ -36,10 +39,14 @@ STEPS_MAX = 200_000
 class World:
     """One runtime, its clock and its journal.  `classes` may be changed between two starts."""
 
+    cold = False
+    """Whether everything leaves memory as soon as it can."""
+
     def __init__(self, *classes: type, journal: MemoryJournal | None = None, **settings: Any) -> None:
         self.classes: Sequence[type] = classes
-        self.settings = Settings(**settings)
-        self.journal = MemoryJournal() if journal is None else journal
+        self.settings = Settings(**(COLD | settings if self.cold else settings))
+        self.store = MemoryStore() if self.cold else None
+        self.journal: MemoryJournal = KeptJournal() if journal is None else journal
         self.clock = ManualClock()
         self.slots: Slots | NoSlots = NoSlots()
         self.random = random.Random(SEED)
@@ -57,6 +64,7 @@ class World:
             self.clock,
             slots=self.slots,
             entropy=self.random.randbytes,
+            store=self.store,
         )
         return self
 
@@ -64,7 +72,9 @@ class World:
         """The process is gone, and with it all but the first `keep` records (all synced ones, if None)."""
         kept = self.journal.records[:keep]
         await self.engine.close()
-        self.journal = MemoryJournal(kept)
+        self.journal = KeptJournal(kept)
+        if self.store is not None and self.store.lsn > len(kept):
+            self.store = MemoryStore()
 
     async def restart(self, keep: int | None = None, *, classes: Sequence[type] | None = None) -> None:
         await self.crash(keep)
@@ -155,10 +165,17 @@ class World:
         return {} if entry is None else {name: msgspec.json.decode(data) for name, data in entry.fields.items()}
 
     def invocation(self, of: Submission | str) -> Invocation:
-        return self.engine.kernel.invocations[of if isinstance(of, str) else of.id]
+        found = self.engine.kernel.find(of if isinstance(of, str) else of.id)
+        assert found is not None
+        return found
 
     def invocations(self, target: str) -> list[Invocation]:
-        return [one for one in self.engine.kernel.invocations.values() if one.target == target]
+        return [one for one in everything(self.engine.kernel) if one.target == target]
+
+    def objects(self) -> dict[tuple[str, str], ObjectEntry]:
+        """All of them; in memory afterwards."""
+        everything(self.engine.kernel)
+        return self.engine.kernel.objects
 
     def recorded(self) -> list[Record]:
         return [records.decode(data) for data in self.journal.records]
@@ -175,24 +192,38 @@ class World:
         return [type(record).__name__ for record in self.recorded()]
 
 
+def everything(kernel: Kernel) -> list[Invocation]:
+    """All invocations; they are in memory afterwards, and all objects with them."""
+    store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
+    if store is not None:
+        for row, _ in store.range(b"o", b"p", 10**6):
+            kernel.entry(*row[1:].decode().split("\0"))
+        for row, _ in store.range(b"i", b"j", 10**6):
+            kernel.find(row[1:].decode())
+    return [*kernel.invocations.values()]
+
+
 def dump(kernel: Kernel) -> dict[str, Any]:
-    """All a kernel remembers, as plain data that can be compared."""
+    """All a kernel remembers, wherever it is, as plain data that can be compared."""
+    everything(kernel)
     live = kernel.timers._live  # pyright: ignore[reportPrivateUsage]
-    heap = sorted(kernel.timers._heap)  # pyright: ignore[reportPrivateUsage]
+    heap = kernel.timers._heap  # pyright: ignore[reportPrivateUsage]
+    store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
+    overlay = kernel.memory.rows
+    stored = {} if store is None else {**dict(store.range(b"k", b"l", 10**6)), **dict(store.range(b"w", b"x", 10**6))}
+    rows = {row: value for row, value in {**stored, **overlay.frozen, **overlay.changed}.items() if row[:1] in b"kw"}
+    counts = msgspec.structs.asdict(kernel.counts)
     return {
-        "objects": {
-            key: (entry.fields, entry.holder and entry.holder.id, [waiting.id for waiting in entry.mailbox])
-            for key, entry in kernel.objects.items()
-        },
+        "objects": {key: (entry.fields, entry.holder, [*entry.mailbox]) for key, entry in kernel.objects.items()},
         "invocations": {id: _of_invocation(one) for id, one in kernel.invocations.items()},
-        "idempotency": kernel.idempotency,
-        "retention": [one.id for one in kernel.retention],
-        "timers": [(due, id, command) for due, count, id, command in heap if live.get((id, command)) == count],
-        "queued": kernel.queued,
+        "rows": {row: value for row, value in rows.items() if value is not None},
+        "retention": {family: kernel.first_ended(family, 10**6) for family in counts["retained"]},
+        "timers": sorted((due, id, command) for due, count, id, command in heap if live.get((id, command)) == count),
+        "counts": {name: count for name, count in counts.items() if name not in _PASSING},
     }
 
 
-_PASSING = ("in_ready_queue",)
+_PASSING = ("in_ready_queue", "agenda", "frozen_at")
 """What doesn't outlive the moment."""
 
 
@@ -208,6 +239,11 @@ def rebuilt(data: Iterable[bytes]) -> Kernel:
         kernel.apply(records.decode(each))
     kernel.ended.clear()
     return kernel
+
+
+@pytest.fixture(autouse=True, params=["warm", "cold"])
+def temperature(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "cold", request.param == "cold")
 
 
 @pytest.fixture(autouse=True)

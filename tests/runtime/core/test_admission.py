@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perdure.journal import MemoryJournal
 from perdure.objects import Service, VirtualObject, handler, shared
 from perdure.runtime.admission import Refused
 from perdure.runtime.records import Success
+from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
     from tests.runtime.core.conftest import World
@@ -148,7 +148,7 @@ async def test_too_many_queued_in_total_answer_429(worlds: Worlds) -> None:
     assert status == 429
     await world.advance(10)
     assert await world.call("Box/d/put", "x") == 1
-    assert world.engine.kernel.queued == 0
+    assert world.engine.kernel.counts.queued == 0
 
 
 async def test_a_known_idempotency_key_is_never_refused_for_backpressure(worlds: Worlds) -> None:
@@ -297,7 +297,7 @@ async def test_a_process_starts_on_a_full_journal(worlds: Worlds) -> None:
     await world.settle()
     await world.crash()
     world.sleep_while_down(3600)
-    world.journal = MemoryJournal(world.journal.records, capacity_bytes=0)
+    world.journal = KeptJournal(world.journal.records, capacity_bytes=0)
 
     await world.start()
     await world.advance(5)

@@ -222,7 +222,7 @@ async def test_one_that_is_scheduled_ends_at_once(worlds: Worlds) -> None:
     assert cancelled(await world.engine.attach(scheduled.id))
     assert log_of(world, "a") == []
     assert "Due" not in world.kinds()
-    assert world.engine.kernel.queued == 0
+    assert world.engine.kernel.counts.queued == 0
 
 
 async def test_one_that_never_succeeded_and_backs_off_ends_at_once(worlds: Worlds) -> None:

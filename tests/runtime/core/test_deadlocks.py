@@ -334,7 +334,7 @@ async def test_a_cycle_through_unrelated_chains_is_seen(worlds: Worlds) -> None:
     outcome = await world.outcome_of(submission)
     assert isinstance(outcome, Failed)
     assert outcome.failure.type == "DeadlockError"
-    assert world.engine.kernel.queued == 0
+    assert world.engine.kernel.counts.queued == 0
 
 
 async def test_a_cycle_through_a_service_is_seen(worlds: Worlds) -> None:
@@ -490,4 +490,4 @@ async def test_a_put_back_is_recorded(worlds: Worlds) -> None:
 
     assert world.state("Account", "a") == {"balance": 100}
     assert world.state("Account", "b") == {"balance": 100}
-    assert world.engine.kernel.queued == 0
+    assert world.engine.kernel.counts.queued == 0

@@ -233,8 +233,8 @@ async def test_expiry_survives_a_restart_and_leaves_nothing_behind(worlds: World
     await world.restart()
 
     assert world.engine.kernel.invocations == {}
-    assert world.engine.kernel.idempotency == {}
-    assert not world.engine.kernel.retention
+    assert world.engine.kernel.memory.rows.changed == {}
+    assert not any(world.engine.kernel.retention.values())
     assert world.state("Account", "a") == {"balance": 5}
 
 

@@ -206,7 +206,7 @@ def apply(*applied: records.Record) -> Kernel:
 def mailbox_of(kernel: Kernel, service: str = "Account", key: str = "a") -> list[str]:
     """The holder first."""
     entry = kernel.entry(service, key)
-    return [] if entry is None else [one.id for one in [entry.holder, *entry.mailbox] if one is not None]
+    return [] if entry is None else [id for id in [entry.holder, *entry.mailbox] if id is not None]
 
 
 def ended(id: str, number: int = 1) -> Turn:
@@ -217,17 +217,17 @@ def test_a_mailbox_is_first_in_first_out(invoked: Build) -> None:
     kernel = apply(*(invoked(id) for id in "abcd"))
 
     assert mailbox_of(kernel) == ["a", "b", "c", "d"]
-    assert kernel.queued == 3
+    assert kernel.counts.queued == 3
     kernel.apply(ended("a"))
     assert mailbox_of(kernel) == ["b", "c", "d"]
-    assert kernel.queued == 2
+    assert kernel.counts.queued == 2
 
 
 def test_shared_handlers_and_other_keys_wait_for_nobody(invoked: Build) -> None:
     kernel = apply(invoked("a"), invoked("s", exclusive=False), invoked("x", key="x"))
 
     assert [one.status for one in kernel.invocations.values()] == [Status.OPEN] * 3
-    assert kernel.queued == 0
+    assert kernel.counts.queued == 0
 
 
 def test_a_delayed_invocation_joins_its_mailbox_when_it_is_due(invoked: Build) -> None:
@@ -235,7 +235,7 @@ def test_a_delayed_invocation_joins_its_mailbox_when_it_is_due(invoked: Build) -
     kernel = apply(invoked("a"), invoked("late", due=100), invoked("b"), Due(100, "late"), invoked("c"))
 
     assert mailbox_of(kernel) == ["a", "b", "late", "c"]
-    assert kernel.queued == 3
+    assert kernel.counts.queued == 3
 
 
 def test_the_commands_of_a_turn_join_in_their_order(invoked: Build) -> None:
@@ -246,14 +246,14 @@ def test_the_commands_of_a_turn_join_in_their_order(invoked: Build) -> None:
     entry = kernel.entry("Account", "z")
     assert entry is not None
     assert entry.holder is not None
-    assert [one.handler for one in [entry.holder, *entry.mailbox]] == ["h1", "h2", "h3", "h4", "h5"]
+    assert [kernel.invocations[id].handler for id in [entry.holder, *entry.mailbox]] == ["h1", "h2", "h3", "h4", "h5"]
 
 
 def test_one_that_is_put_back_goes_right_behind_whom_it_collided_with(invoked: Build) -> None:
     kernel = apply(invoked("a"), invoked("b"), invoked("c"), PutBack(2, "a", "b"))
 
     assert mailbox_of(kernel) == ["b", "a", "c"]
-    assert kernel.queued == 2
+    assert kernel.counts.queued == 2
     assert [one.command for one in kernel.invocations["a"].deliveries] == []
 
 
@@ -266,7 +266,7 @@ def test_cancelling_one_that_waits_ends_it_and_leaves_the_others(invoked: Build)
     assert [kernel.invocations[id].outcome for id in ("b", "late")] == [
         records.Failed(Failure("Cancelled", "the invocation was cancelled", 409))
     ] * 2
-    assert kernel.queued == 1
+    assert kernel.counts.queued == 1
     assert len(kernel.timers) == 0
 
 
@@ -295,7 +295,7 @@ def test_nothing_is_left_of_a_plain_call_that_went_well(invoked: Build) -> None:
 
     assert kernel.invocations == {}
     assert kernel.objects == {}
-    assert not kernel.retention
+    assert not any(kernel.retention.values())
 
 
 # --- what a turn asks for ---------------------------------------------------------------------------------------------

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from perdure.journal import MemoryJournal
 from perdure.objects import TerminalError, VirtualObject, handler, shared
 from perdure.runtime.kernel import Kernel
 from perdure.runtime.records import Due, Invoked, Send, Turn, encode
 from perdure.runtime.recovery import RecoveryFailed, recover
+from perdure.runtime.settings import Settings
+from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
     from tests.runtime.core.conftest import World
 
     Worlds = Callable[..., World]
+
 
 SEED = 20_261_126
 PROGRAMS = 40
@@ -189,8 +191,9 @@ def all_ended_well(world: World) -> None:
     """Nothing waits, nothing is paused, nothing is left over; each message that was sent arrived, and none twice."""
     kernel = world.engine.kernel
     assert not world.engine.failed.done()
+    world.objects()  # which brings all of it into memory
     assert all(one.ended for one in kernel.invocations.values())
-    assert kernel.queued == 0
+    assert kernel.counts.queued == 0
     assert len(kernel.timers) == 0
     assert all(entry.holder is None and not entry.mailbox for entry in kernel.objects.values())
     assert "Paused" not in world.kinds()
@@ -230,7 +233,7 @@ async def life(world: World, drawn: Drawn, draw: random.Random | None = None) ->
 def another_life(worlds: Worlds, records: list[bytes], draw: random.Random) -> World:
     """The next process, on a prefix of the journal: at its time, with other random ids, forgetful or not."""
     world = worlds(Machine)
-    world.journal = MemoryJournal(records)
+    world.journal = KeptJournal(records)
     world.random.seed(draw.random())
     world.evict_always = draw.random() < 0.5
     for record in world.recorded()[-1:]:
@@ -308,19 +311,19 @@ async def test_a_crash_at_every_single_record(worlds: Worlds, seed: int) -> None
 
 def test_a_record_that_cannot_be_applied_refuses_the_start() -> None:
     """The line names its LSN; nothing was started."""
-    journal = MemoryJournal([encode(Due(1, "i")), encode(Turn(1, "nobody", 1, 1))])
+    journal = KeptJournal([encode(Due(1, "i")), encode(Turn(1, "nobody", 1, 1))])
 
     with pytest.raises(RecoveryFailed, match=r"record 2 .* can't be applied") as caught:
-        recover(Kernel(), journal)
+        recover(Kernel(), journal, None, Settings(), 0)
 
     assert caught.value.exit_code == 15
 
 
 def test_a_record_of_another_version_refuses_the_start() -> None:
-    journal = MemoryJournal([b"\x63" + encode(Due(1, "i"))[1:]])
+    journal = KeptJournal([b"\x63" + encode(Due(1, "i"))[1:]])
 
     with pytest.raises(RecoveryFailed, match=r"record 1 .*version 99"):
-        recover(Kernel(), journal)
+        recover(Kernel(), journal, None, Settings(), 0)
 
 
 async def test_a_restart_drives_only_what_has_something_to_do(worlds: Worlds) -> None:

@@ -228,7 +228,7 @@ def test_the_programs_are_found() -> None:
 
 def memory(world: World) -> dict[str, Any]:
     """What is left when all has ended: the state of every object."""
-    objects = world.engine.kernel.objects
+    objects = world.objects()
     return {f"{service}/{key}": world.state(service, key) for service, key in sorted(objects)}
 
 

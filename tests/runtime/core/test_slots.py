@@ -92,7 +92,7 @@ async def test_while_a_turn_runs_its_invocation_stands_in_the_file(worlds: World
     await world.advance(5)
 
     assert await world.outcome_of(submission) == Success(b"1")
-    assert Witness.seen == [submission.id] * 2
+    assert Witness.seen == [submission.id] * (3 if world.cold else 2)  # the first turn is replayed for the second
     assert between == ""
     assert driven_in(file) == ""
 
@@ -150,9 +150,7 @@ async def test_a_handler_that_kills_its_process_three_times_is_paused(worlds: Wo
     world = await worlds(Bomb).start()
     bomb = world.submit("Bomb/a/go", send=True, delay_us=1_000_000)
     await world.advance(1)
-    records = world.journal.records[:2]
-    await world.crash()
-    world.journal = type(world.journal)(records)  # the acceptance and its Due: it never got further
+    await world.crash(keep=2)  # the acceptance and its Due: it never got further
     Witness.seen = []
 
     for death in (1, 2, 3):

@@ -539,4 +539,4 @@ async def test_calls_are_nested_so_deep_and_no_deeper(worlds: Worlds) -> None:
     failure = await world.failure("Restless/b/dives", 11)
 
     assert "10 deep" in failure
-    assert world.engine.kernel.queued == 0
+    assert world.engine.kernel.counts.queued == 0

@@ -19,6 +19,7 @@ from perdure.runtime.invocations import Invocation
 from perdure.runtime.operations import InvocationView
 from perdure.runtime.settings import Settings
 from tests.runtime.held_journal import HeldJournal
+from tests.runtime.kept_journal import KeptJournal
 
 PATIENCE_SECONDS = 0.05
 """For a step of a few microseconds; one that isn't done by then is meant to go on for ever."""
@@ -30,7 +31,7 @@ class World:
     def __init__(self, *classes: type, journal: MemoryJournal | None = None, **settings: Any) -> None:
         self.classes: Sequence[type] = classes
         self.settings = Settings(**settings)
-        self.journal = journal or MemoryJournal()
+        self.journal = journal or KeptJournal()
         self.clock = ManualClock()
         self.started_us = self.clock.now_us()
         self.runtime: Runtime
@@ -55,7 +56,7 @@ class World:
         """The process is gone, and with it all but the first `keep` records (all synced ones, if None)."""
         kept = self.journal.records[:keep]
         await self.close()
-        self.journal = MemoryJournal(kept)
+        self.journal = KeptJournal(kept)
 
     async def restart(self, keep: int | None = None, *, classes: Sequence[type] | None = None) -> None:
         await self.crash(keep)
@@ -65,7 +66,7 @@ class World:
     async def begin_with(self, kept: Sequence[bytes]) -> None:
         """As if the process had ended when these records were synced, and no more."""
         await self.close()
-        self.journal = MemoryJournal(kept)
+        self.journal = KeptJournal(kept)
         await self.start()
 
     async def settle(self) -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from perdure.journal import Log, LogOptions, MemoryJournal
+from perdure.journal import Log, LogOptions
 from perdure.runtime import cli
 from perdure.runtime.invocations import Status
 from perdure.runtime.registry import Registry
 from perdure.runtime.targets import load_targets
+from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
     from tests.runtime.durable.conftest import World
@@ -327,7 +328,7 @@ async def test_unchanged_code_goes_on(
 async def test_any_prefix_of_the_journal_is_checked(recorded: tuple[World, str], tmp_path: Path, kept: int) -> None:
     """Wherever the old process stopped: unchanged code is never said to diverge."""
     world, _ = recorded
-    world.journal = MemoryJournal(world.journal.records[: kept + 1])
+    world.journal = KeptJournal(world.journal.records[: kept + 1])
     _, _, file = module_of(tmp_path, SHOP)
 
     assert await run(["check", str(file), "--data-dir", str(data_dir_of(world, tmp_path / "data"))]) == 0

@@ -16,7 +16,6 @@ import pytest
 from msgspec import Struct
 from structlog.typing import EventDict
 
-from perdure.journal import MemoryJournal
 from perdure.objects import RetryPolicy, StepFailed, TerminalError, VirtualObject, current_step, handler, step
 from perdure.runtime import ManualClock
 from perdure.runtime.admission import Request
@@ -25,6 +24,7 @@ from perdure.runtime.records import Attempted, Notified, decode
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
 from perdure.runtime.slots import Slots
+from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
     from tests.runtime.durable.conftest import World
@@ -468,7 +468,7 @@ async def test_an_attempt_counts_until_what_it_ended_with_is_synced(tmp_path: Pa
     engine_2 = await Engine.open(Registry([Job]), second, Settings(), clock, slots=Slots(tmp_path / "2"))
     await until(lambda: second.unsynced_bytes)
     shutil.copy(tmp_path / "2", tmp_path / "3")
-    third = MemoryJournal(synced)
+    third = KeptJournal(synced)
 
     engine_3 = await Engine.open(Registry([Job]), third, Settings(), clock, slots=Slots(tmp_path / "3"))
     async with asyncio.timeout(10):

@@ -1,0 +1,153 @@
+"""Checkpoints: the store is brought up to the journal, and the journal trimmed.
+
+    freeze at an LSN ──▶ rows, some at a time ──▶ that LSN is synced ──▶ one transaction ──▶ trim, evict
+    (the loop, at once)  (the loop, between turns)                       (a thread)          (the loop)
+
+The store never holds what the journal might lose, and the journal keeps what the store does not hold.  One is made
+when enough has changed or the tail that a start would replay is long enough, never because time has passed.
+A disk that is full holds up the trimming, nothing else: the same rows are written again until there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from perdure.journal import Journal
+
+from .clock import Clock
+from .invocations import Invocation
+from .ledger import Ledger
+from .recovery import bring_up_to
+from .settings import Settings
+from .store import Put, StoreFull, StoreWriter
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
+
+_ENCODED_AT_ONCE: Final = 100
+"""Rows made between two slices of turns: some 0.3 ms."""
+
+_FULL_RETRY_SECONDS: Final = 1.0
+
+
+class Checkpoints:
+    """`may_leave` says of an invocation whether nothing holds it in memory."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        store: StoreWriter,
+        clock: Clock,
+        settings: Settings,
+        may_leave: Callable[[Invocation], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._kernel = ledger.kernel
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._may_leave = may_leave
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-store")
+        self._lsn = store.lsn
+        self._summary = b""
+        self._making = False
+        self._to_come = 0  # of: all is rows, all is synced
+        self._full = False
+        self._stopped = False
+
+    def look(self) -> None:
+        """Begins one if it is time; lets go of what needn't be in memory."""
+        memory = self._kernel.memory
+        if memory.clean_bytes > self._settings.memory_bytes_max:
+            memory.evict(self._settings.memory_bytes_max, self._may_leave)
+        if not self._making and not self._stopped and self._is_time():
+            self._begin()
+
+    def stop(self) -> None:
+        """What is not written by now is written after the next start."""
+        self._stopped = True
+
+    def close(self, *, last: bool) -> None:
+        """To be called in a thread, when the journal is closed.  `last`: all of it is synced, so one more is made."""
+        self._thread.shutdown()
+        memory = self._kernel.memory
+        if last and not self._making and memory.changed:
+            with suppress(StoreFull):
+                bring_up_to(self._kernel, self._store, self._ledger.last_lsn, self._clock.now_us())
+        self._store.close()
+
+    def _is_time(self) -> bool:
+        settings = self._settings
+        tail = self._ledger.last_lsn - self._lsn
+        return tail >= settings.checkpoint_records_max or (
+            tail > 0 and self._kernel.memory.changed >= settings.checkpoint_changes_max
+        )
+
+    def _begin(self) -> None:
+        self._making = True
+        self._lsn = self._ledger.last_lsn
+        self._summary = self._kernel.freeze(self._clock.now_us())
+        self._to_come = 2
+        self._ledger.when_synced(self._one_came)
+        self._encode()
+
+    def _encode(self) -> None:
+        if self._stopped:
+            return
+        if self._kernel.memory.encode(_ENCODED_AT_ONCE):
+            self._loop.call_soon(self._encode)
+        else:
+            self._one_came()
+
+    def _one_came(self) -> None:
+        self._to_come -= 1
+        if not self._to_come:
+            self._write()
+
+    def _write(self) -> None:
+        if self._stopped:
+            return
+        rows = self._kernel.memory.frozen_rows()
+        if self._store.blocking:
+            written = self._thread.submit(self._commit, rows)
+            written.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._written, future.result()))
+        else:
+            self._written(self._commit(rows))
+
+    def _commit(self, rows: list[Put]) -> Exception | None:
+        try:
+            self._store.commit(rows, self._lsn, self._summary)
+        except Exception as error:
+            return error
+        return None
+
+    def _written(self, error: Exception | None) -> None:
+        if self._stopped:
+            return
+        if isinstance(error, StoreFull):
+            self._say_full(error)
+            self._loop.call_later(_FULL_RETRY_SECONDS, self._write)
+        elif error is not None:
+            self._ledger.on_failed(error)
+        else:
+            if self._full:
+                self._full = False
+                log.info("there is room again: the store is up to the journal")
+            self._making = False
+            self._kernel.thaw()
+            self._journal.trim(self._lsn + 1)
+            self.look()
+
+    def _say_full(self, error: StoreFull) -> None:
+        """Once, until there is room."""
+        if not self._full:
+            self._full = True
+            log.error("no room for a checkpoint: the journal grows until there is, nothing is lost", why=str(error))

@@ -1,0 +1,144 @@
+"""The kernel's memory as rows of the store: their keys, and bytes to memory and back.
+
+    o  service NUL key                                    an object
+    i  id                                                 an invocation, whole: its turns and deliveries with it
+    k  service NUL key NUL handler NUL idempotency key    the id that it names
+    w  awakeable id                                       whose it is: id, command
+    c  service NUL key NUL field NUL entry                one entry of a Map or List: JSON
+    d  time, id                                           the agenda: when what is open has something due; 0: it can be driven
+    e  family NUL time, id                                what has ended and is retained, by the time of its end
+
+Names and keys have no control characters, so NUL separates.  Times are microseconds since the Unix epoch, 8 bytes,
+big-endian, so that rows lie in their order.  A value is one byte of version and MessagePack.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .invocations import Counts, Invocation, ObjectEntry, Status
+from .store import Put
+
+ROW_VERSION = b"\x01"
+_SLOT_BITS = 30
+"""The agenda is verified by slots of time, 2^30 microseconds (some 18 minutes) each."""
+
+DUE = b"d"
+_encode = msgspec.msgpack.Encoder().encode
+_entry_of = msgspec.msgpack.Decoder(ObjectEntry).decode
+_invocation_of = msgspec.msgpack.Decoder(Invocation).decode
+_counts_of = msgspec.msgpack.Decoder(Counts).decode
+_owner_of = msgspec.msgpack.Decoder(tuple[str, int]).decode
+
+
+class UnreadableRow(Exception):
+    """A row of another version of the store's format, or none at all."""
+
+
+def object_key(service: str, key: str) -> bytes:
+    return b"o" + service.encode() + b"\0" + key.encode()
+
+
+def invocation_key(id: str) -> bytes:
+    return b"i" + id.encode(errors="surrogatepass")  # anybody may ask for any id
+
+
+def idempotency_row(service: str, key: str, handler: str, idempotency_key: str) -> bytes:
+    return b"k" + "\0".join((service, key, handler, idempotency_key)).encode()
+
+
+def awakeable_row(id: str) -> bytes:
+    return b"w" + id.encode(errors="surrogatepass")
+
+
+def pack_owner(id: str, command: int) -> bytes:
+    return _encode((id, command))
+
+
+def unpack_owner(value: bytes) -> tuple[str, int]:
+    return _owner_of(value)
+
+
+def pack_entry(entry: ObjectEntry) -> bytes:
+    return ROW_VERSION + _encode(entry)
+
+
+def unpack_entry(value: bytes) -> ObjectEntry:
+    return _entry_of(_body(value))
+
+
+def pack_invocation(invocation: Invocation) -> bytes:
+    """Whether it is about to be driven is read off the rest when it comes back."""
+    ready, invocation.in_ready_queue = invocation.in_ready_queue, False
+    try:
+        return ROW_VERSION + _encode(invocation)
+    finally:
+        invocation.in_ready_queue = ready
+
+
+def unpack_invocation(value: bytes) -> Invocation:
+    return _invocation_of(_body(value))
+
+
+def pack_counts(counts: Counts) -> bytes:
+    return ROW_VERSION + _encode(counts)
+
+
+def unpack_counts(value: bytes) -> Counts:
+    return _counts_of(_body(value))
+
+
+def _body(value: bytes) -> memoryview:
+    if value[:1] != ROW_VERSION:
+        raise UnreadableRow(f"a row of version {value[0] if value else 'none'}; this release reads {ROW_VERSION[0]}")
+    return memoryview(value)[1:]
+
+
+# --- the agenda ---------------------------------------------------------------------------------------------------
+
+
+def agenda_row(invocation: Invocation, now: int) -> bytes:
+    """Where it stands on the agenda, or among the ended; empty if nowhere.
+
+    What is overdue stands there as due `now`, so that nothing but what can be driven at once is older than that.
+    """
+    if invocation.status is Status.ENDED:
+        at = invocation.ended_at or 0
+        return ended_prefix(invocation.family) + at.to_bytes(8) + invocation.id.encode()
+    due = 0 if invocation.runnable else invocation.next_alarm
+    if due is None:
+        return b""
+    return due_row(due and max(due, now)) + invocation.id.encode()
+
+
+def due_row(at: int) -> bytes:
+    return DUE + at.to_bytes(8)
+
+
+def ended_prefix(family: str) -> bytes:
+    return b"e" + family.encode() + b"\0"
+
+
+def at_and_id(row: bytes, prefix: bytes) -> tuple[int, str]:
+    """The time and the id in a row of the agenda or of the ended."""
+    begin = len(prefix)
+    return int.from_bytes(row[begin : begin + 8]), row[begin + 8 :].decode()
+
+
+def is_due(row: bytes, at: int) -> bool:
+    """Whether it stands on the agenda for that time."""
+    return row.startswith(due_row(at))
+
+
+def put_of(row: bytes, value: bytes | None) -> Put:
+    """What stands in an agenda lies together with its neighbours in time."""
+    return Put(row, value, _slot(int.from_bytes(row[1:9]) >> _SLOT_BITS) if row[:1] == DUE else None)
+
+
+def slots(begin: int, end: int) -> list[bytes]:
+    """The groups of all agenda rows in `begin <= at < end`."""
+    return [_slot(number) for number in range(begin >> _SLOT_BITS, ((end - 1) >> _SLOT_BITS) + 1)]
+
+
+def _slot(number: int) -> bytes:
+    return DUE + number.to_bytes(5)
