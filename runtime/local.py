@@ -24,7 +24,7 @@ from perdure.objects.values import Codec
 
 from .admission import Request
 from .clock import Clock, ManualClock, SystemClock
-from .data_dir import open_journal, open_slots
+from .data_dir import open_journal, open_slots, open_store
 from .engine import Engine, Submission
 from .handler_context import headers_of
 from .outside import Outside, RemoteHandle, checked_reason, packed
@@ -32,6 +32,7 @@ from .records import Failed, Outcome
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
+from .store import StoreWriter
 
 if TYPE_CHECKING:
     pass
@@ -58,12 +59,14 @@ class Runtime(Outside):
         clock: Clock | None = None,
         settings: Settings | None = None,
         journal: Journal | None = None,
+        store: StoreWriter | None = None,
     ) -> None:
-        if journal is not None and data_dir is not None:
-            raise ValueError("Runtime takes a data_dir or a journal, not both")
+        if (journal is not None or store is not None) and data_dir is not None:
+            raise ValueError("Runtime takes a data_dir, or a journal and perhaps a store, not both")
         self._registry = Registry(classes)
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._journal = journal
+        self._store = store
         self._clock = clock or SystemClock()
         self._settings = settings or Settings()
         self._engine: Engine | None = None
@@ -73,12 +76,18 @@ class Runtime(Outside):
         slots: Slots | NoSlots = NoSlots()
         if self._data_dir is not None:
             self._journal = open_journal(self._data_dir)
-            slots = open_slots(self._data_dir)
-        journal = self._journal or MemoryJournal()
+        journal, store = self._journal or MemoryJournal(), self._store
         try:
-            self._engine = await Engine.open(self._registry, journal, self._settings, self._clock, slots=slots)
+            if self._data_dir is not None:
+                store = open_store(self._data_dir, journal)
+                slots = open_slots(self._data_dir)
+            self._engine = await Engine.open(
+                self._registry, journal, self._settings, self._clock, slots=slots, store=store
+            )
         except BaseException:
             journal.close()
+            if store is not None:
+                store.close()
             raise
         return self
 

@@ -34,13 +34,14 @@ from perdure.journal import Journal, JournalError
 from . import hash_seed, logs
 from .admin import Admin, is_loopback
 from .clock import SystemClock
-from .data_dir import open_journal, open_slots
+from .data_dir import open_journal, open_slots, open_store
 from .engine import Engine
 from .exits import InternalError, StartRefused
 from .http_server import HttpServer
 from .ingress import Ingress
 from .registry import Registry
 from .settings import Settings, load_settings
+from .store import StoreError
 from .targets import load_targets
 
 log = structlog.stdlib.get_logger("perdure.process")
@@ -113,7 +114,8 @@ def token_of(file: Path | None) -> bytes | None:
 
 
 def serve(options: Options) -> int:
-    """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError or InternalError."""
+    """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError, StoreError or InternalError.
+    """
     began = time.monotonic()
     logs.configure(format=options.log_format, level=options.log_level)
     registry = load_targets(options.targets)
@@ -186,9 +188,18 @@ class Server:
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Raises JournalError or InternalError when the engine fails."""
-        slots = open_slots(self._options.data_dir)
-        engine = await Engine.open(self._registry, self._journal, self._settings, SystemClock(), slots=slots)
+        """Raises StartRefused, or JournalError, StoreError or InternalError when the engine fails."""
+        data_dir = self._options.data_dir
+        store = open_store(data_dir, self._journal)
+        try:
+            slots = open_slots(data_dir)
+            clock = SystemClock()
+            engine = await Engine.open(
+                self._registry, self._journal, self._settings, clock, slots=slots, store=store
+            )
+        except BaseException:
+            store.close()
+            raise
         try:
             await self._serve(engine, Ingress(engine, self._settings), Admin(engine, self._options.admin_token))
         finally:
@@ -272,7 +283,7 @@ async def _close(engine: Engine) -> None:
 
 def _reason(failure: BaseException) -> Exception:
     """What the process ends with; the engine has logged it already."""
-    if isinstance(failure, JournalError | InternalError):
+    if isinstance(failure, JournalError | InternalError | StoreError):
         return failure
     return InternalError(f"internal error, please report it: {type(failure).__name__}: {failure}")
 

@@ -5,7 +5,7 @@
     k  service NUL key NUL handler NUL idempotency key    the id that it names
     w  awakeable id                                       whose it is: id, command
     c  service NUL key NUL field NUL entry                one entry of a Map or List: JSON
-    d  time, id                                           the agenda: when what is open has something due; 0: it can be driven
+    d  time, id                                           the agenda: what is open and due then; 0: at once
     e  family NUL time, id                                what has ended and is retained, by the time of its end
 
 Names and keys have no control characters, so NUL separates.  Times are microseconds since the Unix epoch, 8 bytes,
