@@ -1,0 +1,37 @@
+"""An ordered, verified key-value file, written in transactions that each stand for a record of a journal.
+
+The store:     `Store` on a disk; `MemoryStore`, its twin; `StoreReader` and `StoreWriter`, what both are; `Put`, a row
+Its errors:    `StoreError` and what may be done about each, by name and exit code
+"""
+
+from .errors import (
+    StoreDamaged,
+    StoreError,
+    StoreExists,
+    StoreForeign,
+    StoreFull,
+    StoreInUse,
+    StoreMissing,
+    StoreNewer,
+    StoreNotWritable,
+)
+from .memory import MemoryStore
+from .protocol import Put, StoreReader, StoreWriter
+from .store import Store
+
+__all__ = [
+    "MemoryStore",
+    "Put",
+    "Store",
+    "StoreDamaged",
+    "StoreError",
+    "StoreExists",
+    "StoreForeign",
+    "StoreFull",
+    "StoreInUse",
+    "StoreMissing",
+    "StoreNewer",
+    "StoreNotWritable",
+    "StoreReader",
+    "StoreWriter",
+]

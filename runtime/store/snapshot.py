@@ -1,0 +1,49 @@
+"""A copy of a live store, as of one moment, in a file of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import StoreExists
+from .sqlite_file import beside, connect, read_meta, sync
+
+_PAGES_AT_ONCE = 256
+
+
+def copy_store(source: Path, target: Path, on_progress: Callable[[int, int], None] | None = None) -> int:
+    """Returns the LSN of the copy. Raises StoreExists, StoreDamaged or what SQLite raises; nothing is left then."""
+    partial = target.with_name(target.name + "-partial")
+    for file in (target, partial):
+        if file.exists():
+            raise StoreExists(f"{file} exists: name another target, or remove it; nothing was written")
+    reader = connect(source, writes=False)
+    try:
+        # Inside a transaction the copy sees one moment; without it each commit would make it begin anew.
+        reader.execute("BEGIN")
+        lsn = read_meta(reader, source).lsn
+        _copy(reader, partial, on_progress)
+        sync(partial)
+        partial.rename(target)
+        sync(target.parent)
+    except BaseException:
+        for file in (partial, *beside(partial)):
+            file.unlink(missing_ok=True)
+        raise
+    finally:
+        reader.close()
+    return lsn
+
+
+def _copy(reader: sqlite3.Connection, partial: Path, on_progress: Callable[[int, int], None] | None) -> None:
+    copy = sqlite3.connect(partial, isolation_level=None)
+    try:
+        copy.execute("PRAGMA synchronous = OFF")  # synced once, when it is whole
+        reader.backup(
+            copy,
+            pages=_PAGES_AT_ONCE,
+            progress=None if on_progress is None else lambda _, remaining, total: on_progress(total - remaining, total),
+        )
+    finally:
+        copy.close()
