@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 VERSION = 1
 
@@ -120,8 +120,7 @@ class Sums:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(number of rows, xor of their hashes) of each bucket in turn."""
         for page in self._pages:
-            for count, xor in _SUM.iter_unpack(page.data):
-                yield count, xor
+            yield from cast("Iterator[tuple[int, int]]", _SUM.iter_unpack(page.data))
 
 
 class SumsChange:
