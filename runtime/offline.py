@@ -1,23 +1,28 @@
 """Recorded invocations against the code at hand, without effects: `perdure replay` and `perdure check`.
 
-The journal is read without its lock, also beside a running process, and nothing is written.  A replay runs no step
+Journal and store are read without their locks, also beside a running process, and nothing is written there.  A replay runs no step
 and sends nothing, so any invocation may be tried against any code.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from msgspec import Struct
 
 from perdure.journal import OnProgress, read_offline
 from perdure.objects.errors import Failure, InvalidArguments, ReplayMismatch
 
-from . import records
+from . import records, rows
+from .data_dir import STORE_FILE
 from .execution import Execution
 from .invocations import Invocation
 from .kernel import Kernel
@@ -25,6 +30,7 @@ from .records import Outcome
 from .recovery import RecoveryFailed
 from .registry import Registry
 from .settings import Settings
+from .store import Store, copy_store, uuid_of
 
 OnDivergence = Callable[[str], None]
 
@@ -62,20 +68,57 @@ class _Recorded:
         raise AssertionError("a replay asked for a new verdict")
 
 
-async def load(data_dir: Path, on_progress: OnProgress | None = None) -> Kernel:
-    """What a data directory holds.  Raises JournalError, RecoveryFailed."""
-    kernel = Kernel()
-    async for lsn, data in read_offline(data_dir, on_progress=on_progress):
+@contextmanager
+def loaded(data_dir: Path, on_progress: OnProgress | None = None) -> Generator[Kernel]:
+    """What a data directory holds: a copy of its store, and the records after that.
+
+    Raises JournalError, StoreError, RecoveryFailed.
+    """
+    with TemporaryDirectory(prefix="perdure-") as scratch:
+        store = _copy_of_store(data_dir, Path(scratch))
+        try:
+            kernel = Kernel(store)
+            if store is not None and store.summary:
+                kernel.counts = rows.unpack_counts(store.summary)
+            asyncio.run(_apply(kernel, data_dir, 1 if store is None else store.lsn + 1, on_progress))
+            yield kernel
+        finally:
+            if store is not None:
+                store.close()
+
+
+def _copy_of_store(data_dir: Path, scratch: Path) -> Store | None:
+    path, copy = data_dir / STORE_FILE, scratch / STORE_FILE
+    if not path.exists():
+        return None
+    if path.with_name(f"{path.name}-wal").exists():
+        copy_store(path, copy)
+    else:  # nobody has it open, and to open it would leave files behind
+        shutil.copyfile(path, copy)
+    return Store.open(copy, uuid_of(copy))
+
+
+async def _apply(kernel: Kernel, data_dir: Path, begin: int, on_progress: OnProgress | None) -> None:
+    expected = begin
+    async for lsn, data in read_offline(data_dir, begin, on_progress=on_progress):
+        if lsn != expected:
+            raise RecoveryFailed(
+                f"{data_dir}: records {expected} to {lsn - 1} are neither in the store nor in the journal; "
+                "if a process is at work there, try again"
+            )
+        expected += 1
         try:
             kernel.apply(records.decode(data))
         except Exception as error:
             raise RecoveryFailed(f"record {lsn} of {data_dir} can't be applied ({error!r})") from error
-    return kernel
 
 
 def open_invocations(kernel: Kernel) -> Iterator[Invocation]:
     """Those that have done something and are not over, oldest first."""
-    return (one for one in kernel.invocations.values() if not one.ended and one.last_turn)
+    there = [one.id for one in kernel.memory.stored_invocations() if not one.ended]
+    found = (kernel.find(id) for id in {**dict.fromkeys(there), **kernel.invocations})
+    begun = (one for one in found if one is not None and not one.ended and one.last_turn)
+    return iter(sorted(begun, key=lambda one: one.created_at))
 
 
 def replay(

@@ -114,8 +114,7 @@ def token_of(file: Path | None) -> bytes | None:
 
 
 def serve(options: Options) -> int:
-    """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError, StoreError or InternalError.
-    """
+    """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError, StoreError or InternalError."""
     began = time.monotonic()
     logs.configure(format=options.log_format, level=options.log_level)
     registry = load_targets(options.targets)
@@ -194,9 +193,7 @@ class Server:
         try:
             slots = open_slots(data_dir)
             clock = SystemClock()
-            engine = await Engine.open(
-                self._registry, self._journal, self._settings, clock, slots=slots, store=store
-            )
+            engine = await Engine.open(self._registry, self._journal, self._settings, clock, slots=slots, store=store)
         except BaseException:
             store.close()
             raise

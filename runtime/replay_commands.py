@@ -1,6 +1,5 @@
 """`perdure replay` and `perdure check`: what was recorded, run against the code at hand."""
 
-import asyncio
 import inspect
 import pdb
 import sys
@@ -12,7 +11,7 @@ from rich.table import Table
 import perdure.objects as objects_room
 
 from .exits import USAGE, StartRefused
-from .offline import Replayed, check, load, open_invocations, patches_no_longer_needed, replay
+from .offline import Replayed, check, loaded, open_invocations, patches_no_longer_needed, replay
 from .settings import Settings
 from .targets import load_targets
 
@@ -29,12 +28,12 @@ class UnknownInvocation(StartRefused):
 def replay_one(target: str, id: str, data_dir: Path, *, debug: bool) -> int:
     """Prints where the invocation stands, or diverges; returns 1 if it does. Raises StartRefused, JournalError."""
     registry = load_targets((target,))
-    kernel = asyncio.run(load(data_dir))
-    invocation = kernel.find(id)
-    if invocation is None or invocation.ended:
-        known = ", ".join(one.id for one, _ in zip(open_invocations(kernel), range(5), strict=False)) or "none"
-        raise UnknownInvocation(f"{data_dir} has no open invocation {id}; some with recorded turns: {known}")
-    replayed = replay(kernel, invocation, registry, Settings(), _debugger if debug else None)
+    with loaded(data_dir) as kernel:
+        invocation = kernel.find(id)
+        if invocation is None or invocation.ended:
+            known = ", ".join(one.id for one, _ in zip(open_invocations(kernel), range(5), strict=False)) or "none"
+            raise UnknownInvocation(f"{data_dir} has no open invocation {id}; some with recorded turns: {known}")
+        replayed = replay(kernel, invocation, registry, Settings(), _debugger if debug else None)
     print(_line_of(replayed))
     return 0 if replayed.served and replayed.divergence is None else DIVERGES
 
@@ -42,7 +41,8 @@ def replay_one(target: str, id: str, data_dir: Path, *, debug: bool) -> int:
 def check_all(targets: tuple[str, ...], data_dir: Path) -> int:
     """Prints a table of what would diverge; returns 1 if anything would. Raises StartRefused, JournalError."""
     registry = load_targets(targets)
-    replayed = check(asyncio.run(load(data_dir)), registry, Settings())
+    with loaded(data_dir) as kernel:
+        replayed = check(kernel, registry, Settings())
     diverging = [one for one in replayed if one.divergence is not None]
     parked = [one for one in replayed if not one.served]
     if sys.stdout.isatty():

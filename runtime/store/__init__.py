@@ -17,6 +17,7 @@ from .errors import (
 )
 from .memory import MemoryStore
 from .protocol import Put, StoreReader, StoreWriter
+from .snapshot import copy_store, uuid_of
 from .store import Store
 
 __all__ = [
@@ -34,4 +35,6 @@ __all__ = [
     "StoreNotWritable",
     "StoreReader",
     "StoreWriter",
+    "copy_store",
+    "uuid_of",
 ]

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import StoreExists
+from .errors import StoreExists, explained
 from .sqlite_file import beside, connect, read_meta, sync
 
 _PAGES_AT_ONCE = 256
@@ -34,6 +34,18 @@ def copy_store(source: Path, target: Path, on_progress: Callable[[int, int], Non
     finally:
         reader.close()
     return lsn
+
+
+def uuid_of(path: Path) -> bytes:
+    """The log that the store at `path` belongs to.  Raises StoreError."""
+    try:
+        reader = connect(path, writes=False)
+        try:
+            return read_meta(reader, path).uuid
+        finally:
+            reader.close()
+    except sqlite3.Error as error:
+        raise explained(error, path) from error
 
 
 def _copy(reader: sqlite3.Connection, partial: Path, on_progress: Callable[[int, int], None] | None) -> None:
