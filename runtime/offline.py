@@ -1,7 +1,7 @@
 """Recorded invocations against the code at hand, without effects: `perdure replay` and `perdure check`.
 
-Journal and store are read without their locks, also beside a running process, and nothing is written there.  A replay runs no step
-and sends nothing, so any invocation may be tried against any code.
+Journal and store are read without their locks, also beside a running process, and nothing is written there.  A replay
+runs no step and sends nothing, so any invocation may be tried against any code.
 """
 
 from __future__ import annotations
