@@ -375,7 +375,12 @@ class Driver:
 
     def _warn_of_parked(self) -> None:
         open_now = self.kernel.counts.open
-        parked = {target: count for target, count in open_now.items() if not self._is_served(*target.split("/"))}
+        parked = {
+            f"{service}/{handler}": count
+            for service, handlers in open_now.items()
+            for handler, count in handlers.items()
+            if count and not self._is_served(service, handler)
+        }
         if parked:
             handlers = sorted(parked)
             log.warning("parked: not served by this process", invocations=sum(parked.values()), handlers=handlers[:10])

@@ -440,13 +440,14 @@ class Execution:
     def _load_shared(self, field: str) -> bytes | None:
         recorded = self._recorded
         if recorded is None:
+            self._kernel.memory.used((self.invocation.service, self.invocation.key))  # which nothing else would tell
             return self._load_committed(field)
         if field not in recorded.reads:
             self._context.diverge(f"the journal has no read of {field}, the code now reads it")
         return recorded.reads[field]
 
     def _load_committed(self, field: str) -> bytes | None:
-        entry = self._kernel.entry_in_use(self.invocation.service, self.invocation.key)
+        entry = self._kernel.entry(self.invocation.service, self.invocation.key)
         return None if entry is None else entry.fields.get(field)
 
 

@@ -108,12 +108,6 @@ class Kernel:
     def entry(self, service: str, key: str) -> ObjectEntry | None:
         return self._objects.find((service, key))
 
-    def entry_in_use(self, service: str, key: str) -> ObjectEntry | None:
-        """For a handler at work on it: it stays in memory longer than what nobody asked for."""
-        entry = self._objects.find((service, key))
-        self.memory.used((service, key))
-        return entry
-
     def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
         id = self._rows.get(rows.idempotency_row(service, key, handler, idempotency_key))
         return None if id is None else self.find(id.decode())

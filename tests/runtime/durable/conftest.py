@@ -18,8 +18,11 @@ from perdure.runtime import ManualClock, Runtime, records
 from perdure.runtime.invocations import Invocation
 from perdure.runtime.operations import InvocationView
 from perdure.runtime.settings import Settings
+from perdure.runtime.store import MemoryStore
 from tests.runtime.held_journal import HeldJournal
 from tests.runtime.kept_journal import KeptJournal
+
+COLD = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
 
 PATIENCE_SECONDS = 0.05
 """For a step of a few microseconds; one that isn't done by then is meant to go on for ever."""
@@ -28,10 +31,14 @@ PATIENCE_SECONDS = 0.05
 class World:
     """One runtime, its clock and its journal.  `classes` may be changed between two starts."""
 
+    cold = False
+    """Whether everything leaves memory as soon as it can."""
+
     def __init__(self, *classes: type, journal: MemoryJournal | None = None, **settings: Any) -> None:
         self.classes: Sequence[type] = classes
-        self.settings = Settings(**settings)
-        self.journal = journal or KeptJournal()
+        self.settings = Settings(**(COLD | settings if self.cold else settings))
+        self.store = MemoryStore() if self.cold else None
+        self.journal: MemoryJournal = journal or KeptJournal()
         self.clock = ManualClock()
         self.started_us = self.clock.now_us()
         self.runtime: Runtime
@@ -40,7 +47,11 @@ class World:
 
     async def start(self) -> World:
         journal: Journal = self.journal
-        self.runtime = Runtime(self.classes, data_dir=None, clock=self.clock, settings=self.settings, journal=journal)
+        if self.store is not None and self.store.lsn >= journal.next_lsn:
+            self.store = MemoryStore()
+        self.runtime = Runtime(
+            self.classes, data_dir=None, clock=self.clock, settings=self.settings, journal=journal, store=self.store
+        )
         await self.runtime.__aenter__()
         return self
 
@@ -121,7 +132,9 @@ class World:
     # --- looking --------------------------------------------------------------------------------------------------
 
     def invocation(self, id: str) -> Invocation:
-        return self.runtime.engine.kernel.invocations[id]
+        found = self.runtime.engine.kernel.find(id)
+        assert found is not None
+        return found
 
     def view(self, id: str) -> InvocationView:
         return self.runtime.engine.operations.describe(id)
@@ -136,6 +149,11 @@ class World:
     def now(self) -> float:
         """Seconds since the start."""
         return (self.clock.now_us() - self.started_us) / 1e6
+
+
+@pytest.fixture(autouse=True, params=["warm", "cold"])
+def temperature(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "cold", request.param == "cold")
 
 
 @pytest.fixture(autouse=True)
