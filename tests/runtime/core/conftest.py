@@ -243,6 +243,7 @@ def rebuilt(data: Iterable[bytes]) -> Kernel:
 
 @pytest.fixture(autouse=True, params=["warm", "cold"])
 def temperature(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each story is told twice: with all in memory, and with everything leaving it as soon as it can."""
     monkeypatch.setattr(World, "cold", request.param == "cold")
 
 

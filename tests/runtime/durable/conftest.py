@@ -136,6 +136,12 @@ class World:
         assert found is not None
         return found
 
+    def fields(self, service: str, key: str) -> dict[str, bytes]:
+        """The committed state of an object that has some."""
+        entry = self.runtime.engine.kernel.entry(service, key)
+        assert entry is not None
+        return entry.fields
+
     def view(self, id: str) -> InvocationView:
         return self.runtime.engine.operations.describe(id)
 
@@ -153,6 +159,7 @@ class World:
 
 @pytest.fixture(autouse=True, params=["warm", "cold"])
 def temperature(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each story is told twice: with all in memory, and with everything leaving it as soon as it can."""
     monkeypatch.setattr(World, "cold", request.param == "cold")
 
 

@@ -296,7 +296,7 @@ async def test_a_mistake_that_nobody_catches_is_an_attempt_that_failed(worlds: W
     assert view.status == "backing-off"
     assert view.last_failure is not None
     assert SAYS[kind].split(": ", 1)[-1] in view.last_failure.message
-    assert world.runtime.engine.kernel.objects["Careless", "a"].fields == {}
+    assert world.fields("Careless", "a") == {}
 
 
 async def test_a_context_after_its_handler_ended_says_so(worlds: Worlds) -> None:

@@ -287,7 +287,7 @@ async def test_changed_code_is_stopped_before_it_does_anything(
     assert id in said
     assert "1 would diverge" in said
 
-    before = dict(world.runtime.engine.kernel.objects["Shop", "s"].fields)
+    before = dict(world.fields("Shop", "s"))
     count = len(world.journal.records)
     await world.restart(classes=classes_of(registry))
     await world.advance(4_000)
@@ -303,7 +303,7 @@ async def test_changed_code_is_stopped_before_it_does_anything(
     else:
         assert invocation.last_failure.type == "InvalidArguments"
     assert module.EFFECTS == []
-    assert world.runtime.engine.kernel.objects["Shop", "s"].fields == before
+    assert world.fields("Shop", "s") == before
     assert set(world.kinds()[count:]) <= {"Notified", "Paused"}
 
 

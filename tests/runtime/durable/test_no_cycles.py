@@ -70,6 +70,7 @@ class Waiter(VirtualObject):
             self.seen += 1
 
 
+@pytest.mark.parametrize("temperature", ["warm"], indirect=True)  # or its run would have left by itself
 @pytest.mark.parametrize("name", ["step", "thread", "stream", "call", "forgotten", "gathered", "gives_up"])
 async def test_an_ended_handler_leaves_nothing_to_the_collector(name: str) -> None:
     world = await World(Waiter).start()

@@ -169,11 +169,11 @@ UNDONE = ["booked flight", "booked car", "cancelled car", "cancelled flight"]
 
 
 def guests(world: World) -> bytes:
-    return world.runtime.engine.kernel.objects["Hotel", "h"].fields["guests"]
+    return world.fields("Hotel", "h")["guests"]
 
 
 def log_of(world: World) -> bytes:
-    return world.runtime.engine.kernel.objects["Trip", "ann"].fields.get("log", b"[]")
+    return world.fields("Trip", "ann").get("log", b"[]")
 
 
 @pytest.mark.parametrize(("ends", "says"), [("terminal", "no money"), ("timeout", None), ("group", "no money")])

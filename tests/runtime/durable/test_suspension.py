@@ -157,6 +157,7 @@ async def test_what_waits_for_a_step_is_found_by_its_result(worlds: Worlds) -> N
     assert [await world.result(id) for id in ids] == [3] * 5
 
 
+@pytest.mark.parametrize("temperature", ["warm"], indirect=True)  # or its run would have left by itself
 async def test_an_evicted_handler_is_suspended_and_costs_no_frame(worlds: Worlds) -> None:
     world = await worlds(Talker).start()
     id = await world.send(world.ref(Talker, "t").waits, 60)

@@ -331,12 +331,11 @@ async def world(request: pytest.FixtureRequest, worlds: Worlds) -> World:
 
 
 def id_in(world: World, key: str = "a") -> str:
-    entry = world.runtime.engine.kernel.objects["Waiter", key]
-    return entry.fields["id"].decode().strip('"')
+    return world.fields("Waiter", key)["id"].decode().strip('"')
 
 
 def seen_by(world: World, key: str = "a") -> bytes:
-    return world.runtime.engine.kernel.objects["Waiter", key].fields.get("seen", b"[]")
+    return world.fields("Waiter", key).get("seen", b"[]")
 
 
 # --- awakeables -------------------------------------------------------------------------------------------------------
