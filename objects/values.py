@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, cast
 
@@ -115,6 +116,21 @@ class Codec:
             raise InvalidArguments("$", "not UTF-8") from None
         except (RecursionError, ValueError, ArithmeticError) as error:
             raise InvalidArguments("$", f"cannot be read ({type(error).__name__})") from None
+
+
+def codec_of(annotation: Any) -> Codec:
+    """One for each annotation, made once: for those that a handler names at each run.  Raises UnsupportedType."""
+    try:
+        return _known_codec(annotation)
+    except TypeError as error:
+        if isinstance(error, UnsupportedType):
+            raise
+        return Codec(annotation)  # one that can't be hashed
+
+
+@lru_cache(maxsize=1024)
+def _known_codec(annotation: Any) -> Codec:
+    return Codec(annotation)
 
 
 def same_value(one: bytes, other: bytes) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -189,14 +190,19 @@ class Execution:
     def drop(self) -> None:
         """Nothing of this run may have an effect from here on, whatever its code does when it is closed."""
         self._loop.drop()
-        self._context.cut()
+        self._let_go()
 
     def discard(self) -> None:
         """The handler has ended: free its frames without the collector's help."""
         self._loop.discard()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """What leads back here would be left to the collector."""
         self._context.cut()
-        del self._state, self._instance  # both lead back here
         self._main = None
+        with suppress(AttributeError):  # gone already
+            del self._state, self._instance
 
     def on_divergence(self, callback: Callable[[str], None] | None) -> None:
         """`callback` is called in the line of the handler that asks for something else than the journal has."""

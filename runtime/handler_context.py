@@ -26,7 +26,7 @@ from perdure.objects.definitions import Kind, ServiceDefinition
 from perdure.objects.durations import seconds_of
 from perdure.objects.errors import Failure, InvalidArguments, TerminalError, exception_of, is_terminal
 from perdure.objects.references import Target
-from perdure.objects.values import Codec, Unencodable, same_value
+from perdure.objects.values import Codec, Unencodable, codec_of, same_value
 
 from . import identity
 from .invocations import RUN_ONCE, Invocation
@@ -205,7 +205,7 @@ class HandlerContext(WorkflowContext):
 
     def awakeable(self, type: Any, /) -> AwakeableType[Any]:
         self.check()
-        codec = Codec(type)
+        codec = codec_of(type)
         index = self._next_index()
         self._ask(Awakeable(index))
         self.codecs[index] = codec
@@ -226,7 +226,7 @@ class HandlerContext(WorkflowContext):
 
     def signal(self, name: str, type: Any, /) -> SignalType[Any]:
         self.check()
-        codec = Codec(type)
+        codec = codec_of(type)
         name = plain_text(name, "signal")
         index = self._next_index()
         self._ask(Receive(index, name))
@@ -245,7 +245,7 @@ class HandlerContext(WorkflowContext):
         if self._service.kind is not Kind.WORKFLOW:
             raise TypeError(f"{self._service.name} is no Workflow, and only those have promises: use an awakeable")
         declared = self._service.promises.get(name, type)
-        codec = Codec(declared)
+        codec = codec_of(declared)
         return HandlerPromise(self, name, codec.unpack, codec.pack_checked)
 
     def await_promise(self, name: str) -> Wait:
@@ -292,7 +292,7 @@ class HandlerContext(WorkflowContext):
 
     def handle(self, id: str, type: Any = Any, /) -> Handle[Any]:
         self.check()
-        return HandlerHandle(self, plain_text(id, "handle"), Codec(type).unpack)
+        return HandlerHandle(self, plain_text(id, "handle"), codec_of(type).unpack)
 
     def call(self, target: Target) -> Coroutine[object, None, Any]:
         """For references: a durable call, made now."""

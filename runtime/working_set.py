@@ -13,6 +13,7 @@ Without a store everything stays.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -365,10 +366,16 @@ class WorkingSet:
         """What could leave, about."""
         return self._clean.bytes
 
-    def evict(self, bytes_max: int, may_leave: Callable[[Invocation], bool]) -> None:
-        """The least recently used go, until what could leave takes no more than `bytes_max`."""
+    def evict(self, bytes_max: int, may_leave: Callable[[Invocation], bool], count: int = sys.maxsize) -> bool:
+        """The least recently used go, until what could leave takes no more than `bytes_max`, or `count` were looked at.
+
+        True if there are more.
+        """
         kept = 0
         while self._clean.bytes > bytes_max and kept < len(self._clean):
+            if not count:
+                return True
+            count -= 1
             key = self._clean.oldest()
             if isinstance(key, tuple):
                 self.objects.evict(key)
@@ -380,6 +387,7 @@ class WorkingSet:
                 kept += 1
                 continue
             self.evicted += 1
+        return False
 
 
 def _rows_of_entry(key: ObjectKey, entry: ObjectEntry | None) -> list[Put]:

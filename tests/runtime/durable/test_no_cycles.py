@@ -62,6 +62,14 @@ class Waiter(VirtualObject):
         return await asyncio.gather(self.ctx.run(double, 1), self.ctx.ref(Waiter, "another").step())
 
     @handler
+    async def sleeps(self) -> None:
+        await self.ctx.sleep(60)
+
+    @handler
+    async def asks(self) -> int:
+        return await self.ctx.awakeable(int)
+
+    @handler
     async def gives_up(self) -> None:
         try:
             async with asyncio.timeout(1):
@@ -70,7 +78,6 @@ class Waiter(VirtualObject):
             self.seen += 1
 
 
-@pytest.mark.parametrize("temperature", ["warm"], indirect=True)  # or its run would have left by itself
 @pytest.mark.parametrize("name", ["step", "thread", "stream", "call", "forgotten", "gathered", "gives_up"])
 async def test_an_ended_handler_leaves_nothing_to_the_collector(name: str) -> None:
     world = await World(Waiter).start()
@@ -96,3 +103,24 @@ async def _run(runtime: Runtime, world: World, name: str) -> None:
     await world.advance(2)
     await world.until(lambda: world.invocation(id).ended)
     await world.settle()
+
+
+@pytest.mark.parametrize("temperature", ["warm"], indirect=True)  # or its run would have left by itself
+@pytest.mark.parametrize("name", ["sleeps", "asks", "gathered"])
+async def test_a_run_that_leaves_memory_leaves_nothing_to_the_collector(name: str) -> None:
+    world = await World(Waiter).start()
+    id = await world.send(getattr(world.runtime.ref(Waiter, "one"), name))
+    await world.settle()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        world.runtime.engine.evict(id)
+        gc.collect()
+        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        await world.close()
+    assert left == []
