@@ -10,7 +10,7 @@ import errno
 import sqlite3
 from pathlib import Path
 
-REBUILD = "`perdure store rebuild` makes it anew from the journal"
+REBUILD = "`perdure store rebuild` makes it anew from the journal, if that still reaches back"
 
 
 class StoreError(Exception):
@@ -29,8 +29,8 @@ class StoreDamaged(StoreError):
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(
-            f"store damaged: {path}: {what}; nothing was read from it or changed in it; "
-            f"see `perdure store verify`, {REBUILD}"
+            f"store damaged: {path}: {what}; no answer was given from it, nothing was changed; "
+            f"see `perdure store verify`; {REBUILD}"
         )
         self.path = path
         self.what = what
