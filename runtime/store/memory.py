@@ -24,7 +24,7 @@ class MemoryStore:
         if row is None:
             return None
         if row[0] != (key if group is None else group):
-            raise ValueError(f"key {key!r} was put in another group than it is read from")
+            raise ValueError(f"key {key!r} belongs to another group")
         return row[1]
 
     def range(self, begin: bytes, end: bytes, limit: int, groups: Iterable[bytes] = ()) -> list[tuple[bytes, bytes]]:
@@ -40,7 +40,7 @@ class MemoryStore:
             if value is None:
                 rows.pop(key, None)
             elif rows.setdefault(key, (own, value))[0] != own:
-                raise ValueError("a key was put in another group than before; nothing was changed")
+                raise ValueError(f"key {key!r} belongs to another group")
             else:
                 rows[key] = (own, value)
         self._rows = rows

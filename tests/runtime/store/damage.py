@@ -159,7 +159,7 @@ def swap_pages(kind: str) -> Damage:
 
 def point_elsewhere(scene: Scene) -> None:
     """A cell of a leaf becomes a second way to another cell: searches that meet it go astray, others don't."""
-    page = choose(scene, "rows leaf")
+    page = choose(scene, "rows_by_key leaf")
     start = (page - 1) * PAGE
     data = page_of(scene.path.read_bytes(), page)
     cells = int.from_bytes(data[3:5], "big")
@@ -169,7 +169,8 @@ def point_elsewhere(scene: Scene) -> None:
 
 PAGE_KINDS = [
     *["first", "pointer map", "free", "overflow", "meta leaf", "sums interior", "sums leaf"],
-    *["rows interior", "rows leaf", "rows_by_bucket interior", "rows_by_bucket leaf"],
+    *["rows interior", "rows leaf", "rows_by_key interior", "rows_by_key leaf"],
+    *["rows_by_bucket interior", "rows_by_bucket leaf"],
 ]
 PAGE_DAMAGE = {
     "a bit flipped in the head of": flip_in_head,
@@ -300,46 +301,47 @@ def sql(*statements: str) -> Damage:
     return damage
 
 
-def without_index(statement: str) -> Damage:
-    """A change that the index doesn't get: it is hidden from SQLite meanwhile."""
+AS_TABLES = {
+    "rows_by_key": "CREATE TABLE rows_by_key (key, id, PRIMARY KEY (key)) WITHOUT ROWID",
+    "rows_by_bucket": "CREATE TABLE rows_by_bucket (bucket, key, id, PRIMARY KEY (bucket, key)) WITHOUT ROWID",
+}
 
+
+def hidden(index: str, statement: str) -> Damage:
+    """A change that the index doesn't get: it is hidden from SQLite meanwhile."""
+    return _with_another_schema(index, None, statement)
+
+
+def on_index(index: str, statement: str) -> Damage:
+    """A change of the index alone: it is passed off as a table of its own meanwhile."""
+    return _with_another_schema(index, AS_TABLES[index], statement)
+
+
+def _with_another_schema(index: str, table: str | None, statement: str) -> Damage:
     def damage(scene: Scene) -> None:
         with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
-            [entry] = connection.execute("SELECT * FROM sqlite_schema WHERE name = 'rows_by_bucket'").fetchall()
+            [entry] = connection.execute("SELECT * FROM sqlite_schema WHERE name = ?", (index,)).fetchall()
             connection.execute("PRAGMA writable_schema = ON")
-            connection.execute("DELETE FROM sqlite_schema WHERE name = 'rows_by_bucket'")
+            connection.execute("DELETE FROM sqlite_schema WHERE name = ?", (index,))
+            if table is not None:
+                made = ("table", index, index, entry[3], table)
+                connection.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", made)
         with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
-            connection.execute(statement)
+            assert connection.execute(statement).rowcount > 0
             connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("DELETE FROM sqlite_schema WHERE name = ?", (index,))
             connection.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", entry)
 
     return damage
 
 
-def index_entry_removed(scene: Scene) -> None:
-    """The row stays, its entry goes: the index is passed off as a table of its own meanwhile."""
-    with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
-        [entry] = connection.execute("SELECT * FROM sqlite_schema WHERE name = 'rows_by_bucket'").fetchall()
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute(
-            "UPDATE sqlite_schema SET type = 'table', tbl_name = name, "
-            "sql = 'CREATE TABLE rows_by_bucket (bucket, key, PRIMARY KEY (bucket, key)) WITHOUT ROWID' "
-            "WHERE name = 'rows_by_bucket'"
-        )
-    with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
-        gone = connection.execute("DELETE FROM rows_by_bucket WHERE key = (SELECT key FROM rows LIMIT 1 OFFSET 77)")
-        assert gone.rowcount == 1
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("DELETE FROM sqlite_schema WHERE name = 'rows_by_bucket'")
-        connection.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", entry)
-
-
-ONE = "(SELECT key FROM rows LIMIT 1 OFFSET 55)"
-OTHER = "(SELECT key FROM rows LIMIT 1 OFFSET 56)"
+ONE = "(SELECT key FROM rows WHERE id = 55)"
+ADDED = "INSERT INTO rows SELECT 0, x'00', bucket, value, hash FROM rows LIMIT 1"
+OTHER = "(SELECT key FROM rows WHERE id = 56)"
 SQL: dict[str, Damage] = {
     "a row deleted": sql(f"DELETE FROM rows WHERE key = {ONE}"),
     "all rows deleted": sql("DELETE FROM rows"),
-    "a row added": sql("INSERT INTO rows SELECT x'00', bucket, value, hash FROM rows LIMIT 1"),
+    "a row added": sql(ADDED),
     "a row renamed": sql(f"UPDATE rows SET key = key || x'00' WHERE key = {ONE}"),
     "a value changed": sql(f"UPDATE rows SET value = x'FF' WHERE key = {ONE}"),
     "a value made text": sql(f"UPDATE rows SET value = 'text' WHERE key = {ONE}"),
@@ -397,11 +399,24 @@ SQL: dict[str, Damage] = {
     "a trigger added": sql("CREATE TRIGGER thief AFTER UPDATE ON rows BEGIN DELETE FROM rows WHERE key = old.key; END"),
     "a column added": sql("ALTER TABLE rows ADD COLUMN more"),
     "analysed": sql("ANALYZE"),
-    "a row deleted, its index entry kept": without_index(f"DELETE FROM rows WHERE key = {ONE}"),
-    "a row added without an index entry": without_index(
-        "INSERT INTO rows SELECT x'00', bucket, value, hash FROM rows LIMIT 1"
+    **{
+        f"{name}: {index}": damage
+        for index in AS_TABLES
+        for name, damage in {
+            "a row deleted, its entry kept": hidden(index, f"DELETE FROM rows WHERE key = {ONE}"),
+            "a row added without an entry": hidden(index, ADDED),
+            "a row renamed, its entry kept": hidden(index, f"UPDATE rows SET key = key || x'00' WHERE key = {ONE}"),
+            "an entry removed": on_index(index, f"DELETE FROM {index} WHERE key = {ONE}"),
+            "an entry renamed": on_index(index, f"UPDATE {index} SET key = key || x'00' WHERE key = {ONE}"),
+            "an entry of another row": on_index(index, f"UPDATE {index} SET id = id + 1 WHERE key = {ONE}"),
+            "entries of no row": on_index(index, f"UPDATE {index} SET id = id + 100000"),
+            "all entries removed": on_index(index, f"DELETE FROM {index}"),
+        }.items()
+    },
+    "two rows' places swapped": sql(
+        *("UPDATE rows SET id = 0 WHERE id = 55", "UPDATE rows SET id = 55 WHERE id = 56"),
+        "UPDATE rows SET id = 56 WHERE id = 0",
     ),
-    "an index entry removed, its row kept": index_entry_removed,
     "vacuumed": sql("VACUUM"),
     "indexed anew": sql("REINDEX"),
     "put into another journal mode": sql("PRAGMA journal_mode = DELETE"),
