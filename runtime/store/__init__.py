@@ -1,6 +1,7 @@
 """An ordered, verified key-value file, written in transactions that each stand for a record of a journal.
 
 The store:     `Store` on a disk; `MemoryStore`, its twin; `StoreReader` and `StoreWriter`, what both are; `Put`, a row
+Offline:       `verify` and its `Report`, also beside a live process
 Its errors:    `StoreError` and what may be done about each, by name and exit code
 """
 
@@ -19,10 +20,13 @@ from .memory import MemoryStore
 from .protocol import Put, StoreReader, StoreWriter
 from .snapshot import copy_store, uuid_of
 from .store import Store
+from .verify import OnProgress, Report, verify
 
 __all__ = [
     "MemoryStore",
+    "OnProgress",
     "Put",
+    "Report",
     "Store",
     "StoreDamaged",
     "StoreError",
@@ -37,4 +41,5 @@ __all__ = [
     "StoreWriter",
     "copy_store",
     "uuid_of",
+    "verify",
 ]

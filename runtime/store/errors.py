@@ -10,7 +10,7 @@ import errno
 import sqlite3
 from pathlib import Path
 
-REBUILD = "`perdure store rebuild` makes it anew from the journal"
+REBUILD = "`perdure store rebuild` makes it anew from the journal, if that still reaches back"
 
 
 class StoreError(Exception):
@@ -29,8 +29,8 @@ class StoreDamaged(StoreError):
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(
-            f"store damaged: {path}: {what}; nothing was read from it or changed in it; "
-            f"see `perdure store verify`, {REBUILD}"
+            f"store damaged: {path}: {what}; no answer was given from it, nothing was changed; "
+            f"see `perdure store verify`; {REBUILD}"
         )
         self.path = path
         self.what = what
@@ -88,7 +88,11 @@ _READ_ERRORS = {
     sqlite3.SQLITE_IOERR_CORRUPTFS,
     sqlite3.SQLITE_IOERR_DATA,
 }
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH}
+_DAMAGED = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,  # one index has a key that the other hasn't
+}
 _IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _NOT_WRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH}
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}

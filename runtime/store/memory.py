@@ -26,7 +26,7 @@ class MemoryStore:
         if row is None:
             return None
         if row[0] != (key if group is None else group):
-            raise ValueError(f"key {key!r} was put in another group than it is read from")
+            raise ValueError(f"key {key!r} belongs to another group")
         return row[1]
 
     def range(self, begin: bytes, end: bytes, limit: int, groups: Iterable[bytes] = ()) -> list[tuple[bytes, bytes]]:
@@ -41,7 +41,7 @@ class MemoryStore:
             own = key if group is None else group
             before = groups.get(key) or self._rows.get(key, (own, b""))[0]
             if value is not None and before != own:
-                raise ValueError("a key was put in another group than before; nothing was changed")
+                raise ValueError(f"key {key!r} belongs to another group")
             groups[key] = own
         for key, value, _ in puts:
             if value is not None:

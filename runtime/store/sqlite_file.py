@@ -7,6 +7,7 @@ connection is open, since closing any descriptor of it would drop SQLite's locks
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import struct
@@ -24,9 +25,10 @@ WAL_BYTES_KEPT = 8 * 1024 * 1024
 BUSY_SECONDS = 5.0
 
 _SCHEMA = {
-    "rows": "CREATE TABLE rows (key BLOB NOT NULL PRIMARY KEY, bucket INTEGER NOT NULL, value BLOB NOT NULL,"
-    " hash INTEGER NOT NULL) WITHOUT ROWID",
-    "rows_by_bucket": "CREATE INDEX rows_by_bucket ON rows (bucket)",
+    "rows": "CREATE TABLE rows (id INTEGER PRIMARY KEY, key BLOB NOT NULL, bucket INTEGER NOT NULL,"
+    " value BLOB NOT NULL, hash INTEGER NOT NULL)",
+    "rows_by_key": "CREATE UNIQUE INDEX rows_by_key ON rows (key)",
+    "rows_by_bucket": "CREATE UNIQUE INDEX rows_by_bucket ON rows (bucket, key)",
     "sums": "CREATE TABLE sums (page INTEGER PRIMARY KEY, data BLOB NOT NULL)",
     "meta": "CREATE TABLE meta (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, uuid BLOB NOT NULL,"
     " lsn INTEGER NOT NULL, summary BLOB NOT NULL, sums BLOB NOT NULL, hash BLOB NOT NULL)",
@@ -38,6 +40,8 @@ WRITE_SUMS = "INSERT OR REPLACE INTO sums VALUES (?, ?)"
 
 def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     """A connection to a file that exists. Raises sqlite3.Error, as everything here that takes a connection does."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # SQLite would call it a disk error
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={'rw' if writes else 'ro'}",
         uri=True,

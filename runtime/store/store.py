@@ -29,10 +29,15 @@ VACUUM_PAGES = 1024
 FREE_PAGES_KEPT = 1024
 """Not given back, since the next commits would take them again."""
 
-_GET = "SELECT bucket, value, hash FROM rows WHERE key = ?"
-_BUCKET = "SELECT key, value, hash FROM rows INDEXED BY rows_by_bucket WHERE bucket = ?"
+_GET = "SELECT bucket, value, hash FROM rows INDEXED BY rows_by_key WHERE key = ?"
+_BUCKET = (
+    "SELECT listed.key, value, hash FROM (SELECT key FROM rows INDEXED BY rows_by_bucket WHERE bucket = ?) AS listed"
+    " CROSS JOIN rows INDEXED BY rows_by_key ON rows.key = listed.key"
+)
 _SUMS = "SELECT data FROM sums WHERE page = ?"
-_RANGE = "SELECT key, bucket, value, hash FROM rows WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+_RANGE = (
+    "SELECT key, bucket, value, hash FROM rows INDEXED BY rows_by_key WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+)
 _RANGE_IN_BUCKET = (
     "SELECT key FROM rows INDEXED BY rows_by_bucket WHERE bucket = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
 )
@@ -155,24 +160,27 @@ class Store:
         found = self._reader.execute(_GET, (key,)).fetchall()
         if not found:
             return None
-        [(at, value, row_hash)] = found
-        if at != bucket or self._hasher.row_if_whole(bucket, key, value) != row_hash:
+        at, value, row_hash = found[0]
+        if at != bucket or len(found) > 1 or self._hasher.row_if_whole(bucket, key, value) != row_hash:
             self._refuse_row(key, at, value, row_hash)
         whole: bytes = value
         return whole
 
-    def _refuse_row(self, key: bytes, bucket: object, value: object, row_hash: object) -> NoReturn:
+    def _refuse_row(self, key: object, bucket: object, value: object, row_hash: object) -> NoReturn:
         """A row that is whole, but in another bucket, is its writer's mistake and no damage."""
         if self._hasher.row_if_whole(bucket, key, value) == row_hash:
-            raise ValueError(f"key {key!r} was put in another group than it is read from")
+            raise ValueError(f"key {key!r} belongs to another group")
         raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
 
     def _verify(self, bucket: int) -> None:
         """Every row is looked up as `get` would; what was written and isn't found shows in the sum."""
         count = xor = 0
+        last: bytes | None = None
         for key, value, row_hash in self._reader.execute(_BUCKET, (bucket,)):
-            if self._hasher.row_if_whole(bucket, key, value) != row_hash:
+            # A key that is there twice could stand for one that a commit on damaged pages has lost.
+            if self._hasher.row_if_whole(bucket, key, value) != row_hash or key == last:
                 raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
+            last = key
             count += 1
             xor ^= row_hash
         expected, expected_xor = self._sum_of(bucket)
@@ -232,21 +240,35 @@ class Store:
             rows = len(written) // 4
             values = ",".join(["(?,?,?,?)"] * rows)
             done = self._writer.execute(
-                f"INSERT INTO rows VALUES {values} ON CONFLICT (key) DO UPDATE"
+                f"INSERT INTO rows (key, bucket, value, hash) VALUES {values} ON CONFLICT (key) DO UPDATE"
                 " SET value = excluded.value, hash = excluded.hash WHERE bucket = excluded.bucket",
                 written,
             )
             if done.rowcount != rows:
-                raise ValueError("a key was put in another group than before; nothing was changed")
+                self._refuse_bucket(written)
+
+    def _refuse_bucket(self, written: list[bytes | int]) -> NoReturn:
+        """A row is there, but not in the bucket where it was to be changed."""
+        for key, bucket in zip(written[::4], written[1::4], strict=True):
+            for at, value, row_hash in self._writer.execute(_GET, (key,)):
+                if at != bucket:
+                    self._refuse_row(key, at, value, row_hash)
+        raise StoreDamaged(self.path, "rows can't be changed that are not there")
 
     def _remove_from_sums(self, keys: list[bytes], change: SumsChange) -> None:
         """What the rows of these keys, as they are, add to their buckets.
 
-        As one row of text: each row that SQLite gives costs a round of the interpreter's lock.
+        As one row of text: each row that SQLite gives costs a round of the interpreter's lock. A damaged index may
+        lead to another key's row, which would then be lost without a trace in the sums: hence `astray`.
         """
-        [(buckets, hashes)] = self._writer.execute(
-            f"SELECT group_concat(bucket), group_concat(hash) FROM rows WHERE key IN ({_places(len(keys))})", keys
+        [(buckets, hashes, astray)] = self._writer.execute(
+            "SELECT group_concat(at.bucket), group_concat(at.hash), total(at.key <> listed.key)"
+            " FROM rows AS listed INDEXED BY rows_by_key CROSS JOIN rows AS at ON at.id = listed.id"
+            f" WHERE listed.key IN ({_places(len(keys))})",
+            keys,
         ).fetchall()
+        if astray:
+            raise StoreDamaged(self.path, "its index of keys leads to other keys' rows")
         if buckets is not None:
             for bucket, row_hash in zip(buckets.split(b","), hashes.split(b","), strict=True):
                 change.remove(int(bucket), int(row_hash))
