@@ -32,6 +32,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 _ENCODED_AT_ONCE: Final = 100
 """Rows made between two slices of turns: some 0.3 ms."""
 
+_THAWED_AT_ONCE: Final = 400
+"""Likewise."""
+
 _EVICTED_AT_ONCE: Final = 64
 """A suspended handler's run is closed when it leaves, some 50 µs each."""
 
@@ -152,9 +155,16 @@ class Checkpoints:
             if self._full:
                 self._full = False
                 log.info("there is room again: the store is up to the journal")
-            self._making = False
-            self._kernel.thaw()
             self._journal.trim(self._lsn + 1)
+            self._thaw()
+
+    def _thaw(self) -> None:
+        if self._stopped:
+            return
+        if self._kernel.memory.thaw(_THAWED_AT_ONCE):
+            self._loop.call_soon(self._thaw)
+        else:
+            self._making = False
             self.look()
 
     def _say_full(self, error: StoreFull) -> None:

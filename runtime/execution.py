@@ -152,7 +152,9 @@ class Execution:
     def replay(self, delivery: Delivery) -> None:
         """Raises ReplayMismatch, or TurnRefused if the handler fails where it had not."""
         number = self.number + 1
-        recorded = self.invocation.the_history().turns.get(number) or Turn(0, self.invocation.id, number, self.position)
+        history = self.invocation.history
+        turns = {} if history is None else history.turns
+        recorded = turns.get(number) or Turn(0, self.invocation.id, number, self.position)
         self._loop.silent = True
         try:
             with muted():

@@ -85,6 +85,7 @@ class Kernel:
     def __init__(self, store: StoreWriter | None = None) -> None:
         self.memory = WorkingSet(store)
         self.memory.on_loaded = self._arm
+        self.memory.on_stored = self._stored
         self.memory.on_leaving = self._disarm
         self._invocations = self.memory.invocations
         self._objects = self.memory.objects
@@ -639,12 +640,10 @@ class Kernel:
         self.memory.freeze(now)
         return rows.pack_counts(self.counts)
 
-    def thaw(self) -> None:
-        """The store holds it."""
-        for id, invocation in self._invocations.frozen.items():
-            if invocation is not None and invocation.ended and id not in self._invocations.changed:
-                self.retention.get(invocation.family, _NONE_RETAINED).pop(id, None)
-        self.memory.thaw()
+    def _stored(self, invocation: Invocation) -> None:
+        """Among the ended it is found in the store from here on."""
+        if invocation.ended:
+            self.retention.get(invocation.family, _NONE_RETAINED).pop(invocation.id, None)
 
     def _arm(self, invocation: Invocation) -> None:
         """It came back from the store: its timers with it."""

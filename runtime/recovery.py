@@ -66,7 +66,8 @@ def bring_up_to(kernel: Kernel, store: StoreWriter, lsn: int, now: int) -> None:
     while kernel.memory.encode(_ENCODED_AT_ONCE):
         pass
     store.commit(kernel.memory.frozen_rows(), lsn, summary)
-    kernel.thaw()
+    while kernel.memory.thaw(_ENCODED_AT_ONCE):
+        pass
 
 
 def _keep_what_is_ready(kernel: Kernel) -> None:

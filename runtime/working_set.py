@@ -50,6 +50,7 @@ class Resident(Generic[K, T]):
     __slots__ = (
         "_bytes_of",
         "_clean",
+        "_on_stored",
         "_read",
         "_to_rows",
         "changed",
@@ -67,6 +68,7 @@ class Resident(Generic[K, T]):
         read: Callable[[K], T | None],
         to_rows: Callable[[K, T | None], list[Put]],
         bytes_of: Callable[[T], int],
+        on_stored: Callable[[T], None],
         *,
         tracking: bool,
     ) -> None:
@@ -81,6 +83,7 @@ class Resident(Generic[K, T]):
         self._read = read
         self._to_rows = to_rows
         self._bytes_of = bytes_of
+        self._on_stored = on_stored
 
     def find(self, key: K) -> T | None:
         """To look at, not to change."""
@@ -151,12 +154,17 @@ class Resident(Generic[K, T]):
             done += 1
         return done
 
-    def thaw(self) -> None:
-        for key, thing in self.frozen.items():
+    def thaw(self, count: int) -> int:
+        """Up to `count` that the store holds now; returns how many."""
+        self.rows = []
+        done = 0
+        while self.frozen and done < count:
+            key, thing = self.frozen.popitem()
             if thing is not None and key not in self.changed:
                 self._clean.add(key, self._bytes_of(thing))
-        self.frozen = {}
-        self.rows = []
+                self._on_stored(thing)
+            done += 1
+        return done
 
     def evict(self, key: K) -> None:
         self._clean.discard(key, self._bytes_of(self.here.pop(key)))
@@ -227,11 +235,12 @@ class Overlay:
 
 
 class WorkingSet:
-    """`on_loaded` is told of an invocation that came back, `on_leaving` of one that leaves, `on_failed` that the store
-    can't be read."""
+    """`on_loaded` is told of an invocation that came back, `on_stored` of one that the store holds as it is,
+    `on_leaving` of one that leaves, `on_failed` that the store can't be read."""
 
     def __init__(self, store: StoreWriter | None = None) -> None:
         self.on_loaded: Callable[[Invocation], None] = _nobody
+        self.on_stored: Callable[[Invocation], None] = _nobody
         self.on_leaving: Callable[[Invocation], None] = _nobody
         self.on_failed: Callable[[BaseException], None] = _nobody
         self.loaded = 0
@@ -241,10 +250,15 @@ class WorkingSet:
         self._frozen_at = 0
         tracking = store is not None
         self.objects: Resident[ObjectKey, ObjectEntry] = Resident(
-            self._clean, self._read_entry, _rows_of_entry, _bytes_of_entry, tracking=tracking
+            self._clean, self._read_entry, _rows_of_entry, _bytes_of_entry, _nobody, tracking=tracking
         )
         self.invocations: Resident[str, Invocation] = Resident(
-            self._clean, self._read_invocation, self._rows_of_invocation, _bytes_of_invocation, tracking=tracking
+            self._clean,
+            self._read_invocation,
+            self._rows_of_invocation,
+            _bytes_of_invocation,
+            self._tell_of_stored,
+            tracking=tracking,
         )
         self.rows = Overlay(self._read if tracking else None)
 
@@ -316,6 +330,9 @@ class WorkingSet:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
+    def _tell_of_stored(self, invocation: Invocation) -> None:
+        self.on_stored(invocation)
+
     @property
     def changed(self) -> int:
         """How many things have changed since the last freeze."""
@@ -339,11 +356,12 @@ class WorkingSet:
         overlay = [rows.put_of(key, value) for key, value in self.rows.frozen.items()]
         return [*overlay, *self.objects.rows, *self.invocations.rows]
 
-    def thaw(self) -> None:
-        """The store holds it: what hasn't changed again may leave."""
-        self.objects.thaw()
-        self.invocations.thaw()
+    def thaw(self, count: int) -> bool:
+        """The store holds it: what hasn't changed again may leave.  Up to `count` things; True if there are more."""
         self.rows.thaw()
+        count -= self.objects.thaw(count)
+        count -= self.invocations.thaw(count)
+        return count <= 0
 
     def _rows_of_invocation(self, id: str, invocation: Invocation | None) -> list[Put]:
         if invocation is None:
