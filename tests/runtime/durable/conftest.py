@@ -22,7 +22,7 @@ from perdure.runtime.store import MemoryStore
 from tests.runtime.held_journal import HeldJournal
 from tests.runtime.kept_journal import KeptJournal
 
-COLD = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
+COLD: dict[str, Any] = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
 
 PATIENCE_SECONDS = 0.05
 """For a step of a few microseconds; one that isn't done by then is meant to go on for ever."""
