@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -374,13 +375,12 @@ class Driver:
             self._hold_key(invocation)
 
     def _warn_of_parked(self) -> None:
-        open_now = self.kernel.counts.open
-        parked = {
-            f"{service}/{handler}": count
-            for service, handlers in open_now.items()
-            for handler, count in handlers.items()
-            if count and not self._is_served(service, handler)
-        }
+        """What has begun, wherever it is, and what has not begun and could; others will be seen when they are due."""
+        open_now = Counter(self.kernel.counts.begun_of)
+        for one in self.kernel.invocations.values():
+            if one.runnable and not one.last_turn:
+                open_now[f"{one.service}/{one.handler}"] += 1
+        parked = {target: count for target, count in open_now.items() if not self._is_served(*target.split("/"))}
         if parked:
             handlers = sorted(parked)
             log.warning("parked: not served by this process", invocations=sum(parked.values()), handlers=handlers[:10])

@@ -455,7 +455,8 @@ class Execution:
         return recorded.reads[field]
 
     def _load_committed(self, field: str) -> bytes | None:
-        entry = self._kernel.entry(self.invocation.service, self.invocation.key)
+        key = (self.invocation.service, self.invocation.key)
+        entry = self._kernel.objects.get(key) or self._kernel.entry(*key)
         return None if entry is None else entry.fields.get(field)
 
 

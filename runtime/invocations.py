@@ -202,27 +202,24 @@ class ObjectEntry(Struct, omit_defaults=True):
 class Counts(Struct, omit_defaults=True):
     """How many there are, in memory or not.
 
-    `queued` in mailboxes or scheduled, of all objects; `open` by handler and service; `retained` by family.
+    `queued` in mailboxes or scheduled, of all objects; `begun_of` those that have committed a turn and are not over, by
+    service and handler; `retained` by family.
     `frozen_at`: when they were last written down; everything on the store's agenda is due at once or after that.
     """
 
     queued: int = 0
-    open: dict[str, dict[str, int]] = {}
+    begun_of: dict[str, int] = {}
     retained: dict[str, int] = {}
     frozen_at: int = 0
 
-    def admitted(self, invocation: Invocation) -> None:
-        handlers = self.open.get(invocation.service)
-        if handlers is None:
-            handlers = self.open[invocation.service] = {}
-        handlers[invocation.handler] = handlers.get(invocation.handler, 0) + 1
-
-    def ended(self, invocation: Invocation) -> None:
-        self.open[invocation.service][invocation.handler] -= 1
+    def begun(self, invocation: Invocation, count: int) -> None:
+        _add(self.begun_of, f"{invocation.service}/{invocation.handler}", count)
 
     def retain(self, family: str, count: int) -> None:
-        kept = self.retained.get(family, 0) + count
-        if kept:
-            self.retained[family] = kept
-        else:
-            del self.retained[family]
+        _add(self.retained, family, count)
+
+
+def _add(counts: dict[str, int], name: str, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
+    if not counts[name]:
+        del counts[name]

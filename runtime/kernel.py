@@ -178,7 +178,10 @@ class Kernel:
         for command in record.commands:
             self._COMMAND[type(command)](self, invocation, command, record.at)
         if record.outcome is None:
-            invocation.the_history().turns[record.number] = record
+            turns = invocation.the_history().turns
+            if not turns:
+                self.counts.begun(invocation, 1)
+            turns[record.number] = record
         else:
             self._end(invocation, record.outcome, record.at)
 
@@ -443,7 +446,6 @@ class Kernel:
 
     def _admit(self, invocation: Invocation, at: int) -> None:
         self._invocations.add(invocation.id, invocation)
-        self.counts.admitted(invocation)
         if invocation.idempotency_key is not None:
             self._rows.put(_idempotency_row_of(invocation), invocation.id.encode())
         if invocation.due is None:
@@ -565,7 +567,6 @@ class Kernel:
         self._clear_backoff(invocation)
         if invocation.history is not None:
             self._leave(invocation, invocation.history)
-        self.counts.ended(invocation)
         invocation.status = Status.ENDED
         invocation.outcome = outcome
         invocation.ended_at = at
@@ -586,6 +587,8 @@ class Kernel:
         """What it still waited for goes on without it; its journal isn't needed any more."""
         for command in (*history.timers, *history.steps):
             self.timers.clear(invocation.id, command)
+        if history.turns:
+            self.counts.begun(invocation, -1)
         for command, id in history.calls.items():
             if (other := self._invocations.change(id)) is not None and not other.ended:
                 other.remove_waiter(invocation.id, command)
