@@ -238,6 +238,7 @@ class WorkingSet:
         self._store = store
         self._clean = Clean()
         self._frozen_at = 0
+        self._gone_before: dict[bytes, bytes] = {}  # by prefix: of the store's rows before this one, none counts
         tracking = store is not None
         self.objects: Resident[ObjectKey, ObjectEntry] = Resident(
             self._clean, self._read_entry, _rows_of_entry, _bytes_of_entry, tracking=tracking
@@ -266,8 +267,18 @@ class WorkingSet:
     def ended(self, family: str, limit: int) -> list[tuple[int, str]]:
         """The first of a family in the store to have ended: times and ids."""
         prefix = rows.ended_prefix(family)
-        found = self._scan(prefix, prefix + _FOREVER.to_bytes(8), limit)
+        found = self._first(prefix, prefix + _FOREVER.to_bytes(8), limit)
         return [rows.at_and_id(row, prefix) for row in found]
+
+    def expired(self, now: int, limit: int) -> list[ObjectKey]:
+        """The first objects that the store has to be forgotten by `now`."""
+        found = self._first(rows.EXPIRY, rows.expiry_time(now + 1), limit)
+        return [rows.key_of(rows.at_and_id(row, rows.EXPIRY)[1]) for row in found]
+
+    def next_expiry(self) -> int | None:
+        """When the first is to be forgotten."""
+        found = self._first(rows.EXPIRY, rows.expiry_time(_FOREVER), 1)
+        return rows.at_and_id(found[0], rows.EXPIRY)[0] if found else None
 
     def stored_invocations(self) -> Iterator[Invocation]:
         """Every one that the store holds, as it holds it; for tools that look at a store nobody writes."""
@@ -280,8 +291,27 @@ class WorkingSet:
     def _scan(self, begin: bytes, end: bytes, limit: int, groups: Iterable[bytes] = ()) -> list[bytes]:
         if self._store is None:
             return []
+        found: list[bytes] = []
+        page_rows = limit
         with self._reading():
-            return [key for key, _ in self._store.range(begin, end, limit, groups) if not self.rows.hides(key)]
+            while len(found) < limit:
+                page = [key for key, _ in self._store.range(begin, end, page_rows, groups)]
+                found += [key for key in page if not self.rows.hides(key)]
+                if len(page) < page_rows:
+                    break
+                begin = page[-1] + b"\0"
+                page_rows = max(limit, _PAGE)
+        return found[:limit]
+
+    def _first(self, prefix: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first rows of what is taken away from its beginning.
+
+        What was taken away since the last checkpoint still lies there; it is gone through once.
+        """
+        found = self._scan(self._gone_before.get(prefix, prefix), end, limit)
+        if found:
+            self._gone_before[prefix] = found[0]
+        return found
 
     def _read(self, key: bytes) -> bytes | None:
         assert self._store is not None
@@ -343,6 +373,7 @@ class WorkingSet:
         self.objects.thaw()
         self.invocations.thaw()
         self.rows.thaw()
+        self._gone_before.clear()
 
     def _rows_of_invocation(self, id: str, invocation: Invocation | None) -> list[Put]:
         if invocation is None:
@@ -383,7 +414,15 @@ class WorkingSet:
 
 
 def _rows_of_entry(key: ObjectKey, entry: ObjectEntry | None) -> list[Put]:
-    return [Put(rows.object_key(*key), None if entry is None else rows.pack_entry(entry))]
+    """An object at work has no row among the expiries: the kernel took it away when the work began."""
+    if entry is None:
+        return [Put(rows.object_key(*key), None)]
+    puts: list[Put] = []
+    if entry.expires is not None and entry.idle and not entry.agenda:
+        entry.agenda = rows.expiry_row(entry.expires, *key)
+        puts.append(Put(entry.agenda, b""))
+    puts.append(Put(rows.object_key(*key), rows.pack_entry(entry)))
+    return puts
 
 
 def _bytes_of_entry(entry: ObjectEntry) -> int:
