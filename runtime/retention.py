@@ -1,7 +1,7 @@
 """What is kept for a while: outcomes, by time and by number, and idle objects, by their time to live.
 
-What is over is swept away in the background, in portions: each is a few milliseconds between two slices of turns, and
-none is begun while the store is behind with what was changed before.  A class says how long it wants its own kept, else
+What is over is swept away in the background, in portions: each is a record, a few milliseconds between two slices of
+turns, and none is made while the store is behind with what was changed before.  A class says how long it wants its own kept, else
 the settings do; a class that isn't served any more says nothing.
 """
 
@@ -24,7 +24,6 @@ from .registry import Registry
 from .settings import Settings
 
 _SWEEP_US: Final = 10_000_000  # at the least: what is over together is swept together
-_PORTION: Final = 128  # each may have to be read from the store
 _BREATH_US: Final = 20_000  # until the store has caught up somewhat
 
 
@@ -54,6 +53,7 @@ class Retention:
         self._registry = registry
         self._schedule = schedule
         self._is_behind = is_behind
+        self._portion = settings.slice_turns_max  # as many go as turns may have come: it keeps up with them
         self._stopped = False
         self._kept: dict[str, _Kept] = {}
         self._first_over: dict[str, int] = {}  # by family, as of the last sweep: when its oldest has to go
@@ -67,7 +67,7 @@ class Retention:
             self._alarm.cancel()
 
     def begin(self) -> None:
-        self._kernel.look_for_expiries()
+        """What was over before the start goes at once."""
         self._sweep()
 
     def look(self) -> None:
@@ -109,10 +109,10 @@ class Retention:
         done = 0
         with suppress(JournalFull, OutcomeUnknown):  # later, or after the next start
             done = self._purge(now)
-            done += self._expire(now, _PORTION - done)
+            done += self._expire(now, self._portion - done)
         if done:
             self._schedule()
-        if done >= _PORTION:
+        if done >= self._portion:
             self._set(now)
             return
         self._swept_at = now
@@ -123,14 +123,13 @@ class Retention:
     def _purge(self, now: int) -> int:
         """Returns how many outcomes are gone."""
         over: list[str] = []
-        for family in self._families():
-            if len(over) < _PORTION:
-                over += self._over(family, now, _PORTION - len(over))
+        for family in sorted(self._kernel.counts.retained):
+            if len(over) < self._portion:
+                over += self._over(family, now, self._portion - len(over))
         if not over:
             return 0
-        before = self._retained()
         self._ledger.commit(Purged(now, over))
-        return before - self._retained()
+        return len(over)
 
     def _expire(self, now: int, limit: int) -> int:
         """Returns how many objects are gone."""
@@ -141,12 +140,6 @@ class Retention:
         return count
 
     # --- outcomes -------------------------------------------------------------------------------------------------
-
-    def _families(self) -> list[str]:
-        return sorted(self._kernel.counts.retained)
-
-    def _retained(self) -> int:
-        return sum(self._kernel.counts.retained.values())
 
     def _when_over(self, family: str) -> int:
         oldest = self._kernel.first_ended(family, 1)
