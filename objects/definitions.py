@@ -27,6 +27,7 @@ from .values import Codec, Unencodable, UnsupportedType
 
 if TYPE_CHECKING:
     from .context import Context
+    from .lifetimes import Lifetimes
     from .retries import RetryPolicy
 
 __all__ = ["HandlerDefinition", "Kind", "ServiceDefinition", "definition_of", "new_instance", "prepare"]
@@ -53,7 +54,19 @@ class ServiceDefinition:
     `collections` the fields that are a List or a Map.
     """
 
-    __slots__ = ("attributes", "cls", "collections", "fields", "handlers", "keyed", "kind", "name", "promises", "retry")
+    __slots__ = (
+        "attributes",
+        "cls",
+        "collections",
+        "fields",
+        "handlers",
+        "keyed",
+        "kind",
+        "lifetimes",
+        "name",
+        "promises",
+        "retry",
+    )
 
     def __init__(
         self,
@@ -62,6 +75,7 @@ class ServiceDefinition:
         kind: Kind,
         name: str,
         retry: RetryPolicy | None,
+        lifetimes: Lifetimes,
         attributes: dict[str, HandlerDefinition],
         fields: dict[str, Field],
         collections: dict[str, CollectionField],
@@ -77,6 +91,7 @@ class ServiceDefinition:
         self.collections = collections
         self.promises = promises
         self.retry = retry
+        self.lifetimes = lifetimes
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} {self.name}>"
@@ -167,7 +182,14 @@ def _refuse_names(cls: type) -> None:
             raise DefinitionError(f"{cls.__qualname__}.{name}: this name is taken by Perdure; use another")
 
 
-_SET_BY_SUBCLASSING = ("_perdure_definition", "_perdure_name", "_perdure_read", "_perdure_reference", "_perdure_retry")
+_SET_BY_SUBCLASSING = (
+    "_perdure_definition",
+    "_perdure_lifetimes",
+    "_perdure_name",
+    "_perdure_read",
+    "_perdure_reference",
+    "_perdure_retry",
+)
 
 
 def _refuse_method(cls: type, name: str, default: object) -> None:
@@ -218,6 +240,7 @@ def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> Ser
         kind=cls._perdure_kind,
         name=cls._perdure_name,
         retry=cls._perdure_retry,
+        lifetimes=cls._perdure_lifetimes,
         attributes=attributes,
         fields=fields,
         collections=collections,

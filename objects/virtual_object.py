@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .context import Context, WorkflowContext
 from .definitions import Kind, ServiceDefinition, prepare
-from .errors import StateError
+from .errors import DefinitionError, StateError
+from .lifetimes import Lifetimes
 from .retries import RetryPolicy
 from .source_check import NOT_ASSIGNED, misspelt, settable
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from typing import Never
 
     from .state import State
+
+_INSTEAD = "a Workflow's state goes with its run (retention=), a Service has none"
 
 
 class _Durable:
@@ -30,6 +34,7 @@ class _Durable:
     _perdure_kind: ClassVar[Kind]
     _perdure_name: ClassVar[str]
     _perdure_retry: ClassVar[RetryPolicy | None] = None
+    _perdure_lifetimes: ClassVar[Lifetimes] = Lifetimes()
     _perdure_definition: ClassVar[ServiceDefinition | None] = None
     _perdure_read: ClassVar[ServiceDefinition | None] = None  # not yet checked to be fit to serve
     _perdure_reference: ClassVar[type | None] = None
@@ -68,7 +73,15 @@ class _Durable:
                 raise StateError(f"{type(self).__name__}.{name}: {NOT_ASSIGNED}")
             object.__delattr__(self, name)
 
-    def __init_subclass__(cls, *, name: str | None = None, retry: RetryPolicy | None = None) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        retention: float | timedelta | None = None,
+        retained_max: int | None = None,
+        time_to_live: float | timedelta | None = None,
+    ) -> None:
         super().__init_subclass__()
         if cls.__module__ == __name__:
             return
@@ -77,6 +90,10 @@ class _Durable:
         cls._perdure_name = cls.__name__ if name is None else name
         if retry is not None:
             cls._perdure_retry = retry
+        if time_to_live is not None and cls._perdure_kind is not Kind.OBJECT:
+            raise DefinitionError(f"{cls.__qualname__}: time_to_live= is for a VirtualObject; {_INSTEAD}")
+        where = cls.__qualname__
+        cls._perdure_lifetimes = cls._perdure_lifetimes.changed(where, retention, retained_max, time_to_live)
         prepare(cls)
 
 
@@ -90,7 +107,9 @@ def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
 class VirtualObject(_Durable):
     """One long-lived object for each key, with typed state; its exclusive handlers run one at a time.
 
-    Keywords of a subclass: `name` (the name in paths and in the journal, else the class's) and `retry`.
+    Keywords of a subclass: `name` (the name in paths and in the journal, else the class's), `retry`,
+    `retention` and `retained_max` (for how long, and how many of its handlers' outcomes are kept, else the settings'),
+    `time_to_live` (an idle object not written for so long is forgotten, as if it had never been; else it is kept).
     """
 
     __slots__ = ()
@@ -108,7 +127,10 @@ class VirtualObject(_Durable):
 
 
 class Service(_Durable):
-    """Handlers without key and state; any number run at once. Keywords of a subclass: `name` and `retry`."""
+    """Handlers without key and state; any number run at once.
+
+    Keywords of a subclass: `name`, `retry`, `retention` and `retained_max`, as of a VirtualObject.
+    """
 
     __slots__ = ()
     _perdure_kind = Kind.SERVICE
@@ -122,7 +144,8 @@ class Service(_Durable):
 class Workflow(_Durable):
     """An object whose `run` executes exactly once for each key; @shared handlers serve before, during and after.
 
-    Keywords of a subclass: `name` and `retry`.
+    Keywords of a subclass: `name`, `retry`, and for its runs, with their state and promises, `retention` and
+    `retained_max`: then the id may be used again.
     """
 
     __slots__ = ()

@@ -70,6 +70,11 @@ class Checkpoints:
         self._full = False
         self._stopped = False
 
+    @property
+    def behind(self) -> bool:
+        """One is being made, and it is time for the next already."""
+        return self._making and self._is_time()
+
     def look(self) -> None:
         """Begins one if it is time; lets go of what needn't be in memory."""
         if self._kernel.memory.clean_bytes > self._settings.memory_bytes_max and not self._evicting:

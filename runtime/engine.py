@@ -7,6 +7,7 @@ It puts the parts together and takes what comes from outside; everything runs on
     ledger      records on their way to memory, disk, and those who wait
     driver      turns, in slices
     alarms      what time brings
+    retention   what time takes away
     operations  what operators do
 """
 
@@ -36,6 +37,7 @@ from .operations import Operations
 from .records import Invoked, Outcome
 from .recovery import recover
 from .registry import Registry
+from .retention import Retention
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
 from .store import StoreWriter
@@ -101,12 +103,15 @@ class Engine:
         self._driver = Driver(
             self._ledger, registry, settings, clock, slots, loop.call_soon, Random(entropy(identity.SEED_BYTES))
         )
-        self._alarms = Alarms(self._ledger, clock, settings, self._driver.schedule)
+        self._alarms = Alarms(self._ledger, clock, self._driver.schedule)
         self._admission = Admission(registry, self.kernel, settings)
         self.operations = Operations(self._ledger, self._driver, clock, self._known)
         self._checkpoints: Checkpoints | None = None
         if store is not None:
             self._checkpoints = Checkpoints(self._ledger, journal, store, clock, settings, self._driver.may_leave)
+        self._retention = Retention(
+            self._ledger, clock, settings, registry, self._driver.schedule, self._store_is_behind
+        )
         self._ledger.on_failed = self.kernel.memory.on_failed = self._fail
         self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None
@@ -137,6 +142,7 @@ class Engine:
         await engine._driver.take_over()
         engine._mark_alive()
         engine._alarms.begin()
+        engine._retention.begin()
         engine._driver.begin()
         return engine
 
@@ -179,8 +185,12 @@ class Engine:
 
     def _after_slice(self) -> None:
         self._alarms.set()
+        self._retention.look()
         if self._checkpoints is not None:
             self._checkpoints.look()
+
+    def _store_is_behind(self) -> bool:
+        return self._checkpoints is not None and self._checkpoints.behind
 
     def _mark_alive(self) -> None:
         """By the machine's time, not the runtime's: it is the process that lives."""
@@ -193,6 +203,7 @@ class Engine:
         if self._beat is not None:
             self._beat.cancel()
         self._alarms.stop()
+        self._retention.stop()
         self._driver.stop()
         if self._checkpoints is not None:
             self._checkpoints.stop()

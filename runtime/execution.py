@@ -398,7 +398,12 @@ class Execution:
             list(patched),
             gave_up,
             context.attempt,
+            self._expires(at) if writes else None,
         )
+
+    def _expires(self, at: int) -> int | None:
+        seconds = self._service.lifetimes.time_to_live_seconds
+        return None if seconds is None else at + round(seconds * 1e6)
 
     def _commands(self, context: HandlerContext, outcome: Outcome | None, *, keep: bool) -> list[Command]:
         context.new_waits.clear()

@@ -19,6 +19,9 @@ CANCELLATION = -2
 RUN_ONCE = "\0run"
 """The idempotency key of a workflow's `run`: no user's key has a control character."""
 
+RUNS = "\1"
+"""Ends the family of a class's runs."""
+
 
 class Status(Enum):
     SCHEDULED = "scheduled"  # delayed, not yet in its mailbox
@@ -139,7 +142,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     @property
     def family(self) -> str:
         """What it is retained with; the runs of workflows are kept longer than what else their class retains."""
-        return f"{self.service}\1" if self.idempotency_key == RUN_ONCE else self.service
+        return self.service + RUNS if self.idempotency_key == RUN_ONCE else self.service
 
     @property
     def runnable(self) -> bool:
@@ -187,16 +190,26 @@ class PromiseState(Struct, omit_defaults=True):
 
 
 class ObjectEntry(Struct, omit_defaults=True):
-    """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids."""
+    """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids.
+
+    `expires`: when it is forgotten if it is idle then; `agenda`: the row of the store that says so (rows.py), empty if
+    none does.
+    """
 
     fields: dict[str, bytes] = {}
     holder: str | None = None
     mailbox: list[str] = []
     promises: dict[str, PromiseState] | None = None
+    expires: int | None = None
+    agenda: bytes = b""
+
+    @property
+    def idle(self) -> bool:
+        return self.holder is None and not self.mailbox
 
     @property
     def blank(self) -> bool:
-        return self.holder is None and not self.fields and not self.mailbox and not self.promises
+        return self.idle and not self.fields and not self.promises and self.expires is None
 
 
 class Counts(Struct, omit_defaults=True):

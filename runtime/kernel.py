@@ -10,7 +10,7 @@ those whose outcome somebody outside may wait for, `timers` what is due soon.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar, Final
 
@@ -45,6 +45,7 @@ from .records import (
     Complete,
     CompletePromise,
     Due,
+    Expired,
     Failed,
     Invoked,
     Killed,
@@ -67,8 +68,8 @@ from .records import (
     Turn,
 )
 from .store import StoreWriter
-from .timers import JOIN_MAILBOX, RETRY, WAKE, Timers
-from .working_set import WorkingSet
+from .timers import EXPIRY, JOIN_MAILBOX, RETRY, WAKE, Timers
+from .working_set import ObjectKey, WorkingSet
 
 CANCELLED: Final = Failed(Failure("Cancelled", "the invocation was cancelled", 409))
 KILLED: Final = Failed(Failure("Killed", "the invocation was killed", 409))
@@ -86,6 +87,7 @@ class Kernel:
         self.memory = WorkingSet(store)
         self.memory.on_loaded = self._arm
         self.memory.on_stored = self._stored
+        self.memory.on_stored_entry = self._stored_entry
         self.memory.on_leaving = self._disarm
         self._invocations = self.memory.invocations
         self._objects = self.memory.objects
@@ -95,6 +97,8 @@ class Kernel:
         self.counts = Counts()
         self.retention: dict[str, OrderedDict[str, int]] = {}  # by family: what has ended since, and when
         self.timers = Timers()
+        self._expiries = Timers()  # of idle objects, as long as the store doesn't say it
+        self._stored_expiry: int | None = None  # none that it does say is before this
         self.agenda_until = 0  # of the store's agenda, what is due before this has a timer
         self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
@@ -131,7 +135,26 @@ class Kernel:
         """The first of what is retained of a family, wherever it is: when it ended, and its id."""
         since = self.retention.get(family, _NONE_RETAINED)
         here = [(at, id) for id, at in islice(since.items(), limit)]
-        return sorted(self.memory.ended(family, limit) + here)[:limit]
+        return sorted({*self.memory.ended(family, limit), *here})[:limit]
+
+    def expired(self, now: int, limit: int) -> Iterator[ObjectKey]:
+        """Up to `limit` idle objects whose time to live is over, wherever they are; each to be forgotten at once."""
+        stored = self.memory.expired(now, limit)
+        yield from stored
+        for _ in range(limit - len(stored)):
+            due = self._expiries.next_due()
+            if due is None or due > now:
+                break
+            yield rows.key_of(self._expiries.next_id())
+
+    @property
+    def next_expiry(self) -> int | None:
+        """No time to live is over before this."""
+        here, stored = self._expiries.next_due(), self._stored_expiry
+        return here if stored is None else stored if here is None else min(here, stored)
+
+    def look_for_expiries(self) -> None:
+        self._stored_expiry = self.memory.next_expiry()
 
     # --- the records ----------------------------------------------------------------------------------------------
 
@@ -286,6 +309,14 @@ class Kernel:
     def _purged(self, record: Purged) -> None:
         for id in record.ids:
             self._forget(self._invocations.change(id))
+
+    def _expired(self, record: Expired) -> None:
+        key = (record.service, record.key)
+        entry = self._objects.find(key)
+        if entry is not None and entry.idle and entry.expires is not None and entry.expires <= record.at:
+            self._objects.change(key)
+            self._stay(key, entry)
+            self._objects.remove(key)
 
     # --- the commands of a turn -----------------------------------------------------------------------------------
 
@@ -461,6 +492,8 @@ class Kernel:
             return
         entry = self._entry_of(invocation)
         if entry.holder is None:
+            if entry.expires is not None:
+                self._stay((invocation.service, invocation.key), entry)
             entry.holder = invocation.id
             self._start(invocation, at)
         else:
@@ -512,7 +545,9 @@ class Kernel:
         return True
 
     def _write(self, invocation: Invocation, record: Turn) -> None:
-        fields = self._entry_of(invocation).fields
+        entry = self._entry_of(invocation)
+        entry.expires = record.expires
+        fields = entry.fields
         if record.outcome is None:
             before = invocation.the_history().before
             for field in record.writes:
@@ -582,6 +617,8 @@ class Kernel:
             self._pass_key_on(entry, at)
             if entry.blank:
                 self._objects.remove(key)
+            elif entry.expires is not None and entry.idle:
+                self._expiries.set(entry.expires, rows.object_id(*key), EXPIRY)
 
     def _leave(self, invocation: Invocation, history: History) -> None:
         """What it still waited for goes on without it; its journal isn't needed any more."""
@@ -632,8 +669,15 @@ class Kernel:
     def _forget_workflow(self, run: Invocation) -> None:
         """Its retention time is over: state and promises go with the outcome."""
         entry = self._objects.change((run.service, run.key))
-        if entry is not None and entry.holder is None and not entry.mailbox:
+        if entry is not None and entry.idle:
             self._objects.remove((run.service, run.key))
+
+    def _stay(self, key: ObjectKey, entry: ObjectEntry) -> None:
+        """It is at work, or gone: nothing says any more that it is to be forgotten."""
+        self._expiries.clear(rows.object_id(*key), EXPIRY)
+        if entry.agenda:
+            self._rows.put(entry.agenda, None)
+            entry.agenda = b""
 
     # --- in and out of memory -------------------------------------------------------------------------------------
 
@@ -647,6 +691,12 @@ class Kernel:
         """Among the ended it is found in the store from here on."""
         if invocation.ended:
             self.retention.get(invocation.family, _NONE_RETAINED).pop(invocation.id, None)
+
+    def _stored_entry(self, key: ObjectKey, entry: ObjectEntry) -> None:
+        """Its expiry is found in the store from here on."""
+        if entry.agenda and entry.expires is not None:
+            self._expiries.clear(rows.object_id(*key), EXPIRY)
+            self._stored_expiry = min(entry.expires, self._stored_expiry or entry.expires)
 
     def _arm(self, invocation: Invocation) -> None:
         """It came back from the store: its timers with it."""
@@ -699,6 +749,7 @@ class Kernel:
         Paused: _paused,
         Resumed: _resumed,
         Purged: _purged,
+        Expired: _expired,
     }
 
     _COMMAND: ClassVar[dict[type[Any], Callable[[Kernel, Invocation, Any, int], None]]] = {

@@ -242,6 +242,7 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     `patched`: the changes of code for which it went the new way.
     `gave_up`: a saga undid its work for an error that was the last attempt's.
     `attempt`: which one it was that committed; handlers may ask.
+    `expires`: the object has a time to live, and its state was written, so it begins anew: when it is over.
     """
 
     at: int
@@ -256,6 +257,7 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     patched: list[str] = []
     gave_up: bool = False
     attempt: int = 1
+    expires: int | None = None
 
 
 class Notified(Struct, frozen=True, array_like=True, tag=4, gc=False):
@@ -331,8 +333,28 @@ class Purged(Struct, frozen=True, array_like=True, tag=11, gc=False):
     ids: list[str]
 
 
+class Expired(Struct, frozen=True, array_like=True, tag=13, gc=False):
+    """The time to live of an object is over: it is forgotten, if it is idle and was not written again."""
+
+    at: int
+    service: str
+    key: str
+
+
 Record: TypeAlias = (
-    Invoked | Due | Turn | Notified | Signalled | Attempted | PutBack | Cancelled | Killed | Paused | Resumed | Purged
+    Invoked
+    | Due
+    | Turn
+    | Notified
+    | Signalled
+    | Attempted
+    | PutBack
+    | Cancelled
+    | Killed
+    | Paused
+    | Resumed
+    | Purged
+    | Expired
 )
 
 _encoder = msgspec.msgpack.Encoder()

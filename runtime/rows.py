@@ -7,6 +7,7 @@
     c  service NUL key NUL field NUL entry                one entry of a Map or List: JSON
     d  time, id                                           the agenda: what is open and due then; 0: at once
     e  family NUL time, id                                what has ended and is retained, by the time of its end
+    x  time, service NUL key                              an idle object that is forgotten then
 
 Names and keys have no control characters, so NUL separates.  Times are microseconds since the Unix epoch, 8 bytes,
 big-endian, so that rows lie in their order.  A value is one byte of version and MessagePack.
@@ -24,6 +25,7 @@ _SLOT_BITS = 30
 """The agenda is verified by slots of time, 2^30 microseconds (some 18 minutes) each."""
 
 DUE = b"d"
+EXPIRY = b"x"
 _encode = msgspec.msgpack.Encoder().encode
 _entry_of = msgspec.msgpack.Decoder(ObjectEntry).decode
 _invocation_of = msgspec.msgpack.Decoder(Invocation).decode
@@ -119,8 +121,26 @@ def ended_prefix(family: str) -> bytes:
     return b"e" + family.encode() + b"\0"
 
 
+def object_id(service: str, key: str) -> str:
+    return f"{service}\0{key}"
+
+
+def key_of(object_id: str) -> tuple[str, str]:
+    service, key = object_id.split("\0")
+    return service, key
+
+
+def expiry_row(at: int, service: str, key: str) -> bytes:
+    return expiry_time(at) + object_id(service, key).encode()
+
+
+def expiry_time(at: int) -> bytes:
+    """Where the rows of that time begin."""
+    return EXPIRY + at.to_bytes(8)
+
+
 def at_and_id(row: bytes, prefix: bytes) -> tuple[int, str]:
-    """The time and the id in a row of the agenda or of the ended."""
+    """The time and the id in a row of the agenda, of the ended, or of the expiries (there "service NUL key")."""
     begin = len(prefix)
     return int.from_bytes(row[begin : begin + 8]), row[begin + 8 :].decode()
 

@@ -118,17 +118,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     slice_turns_max: Count = 64
     """Turns run before the event loop gets its turn. A burst of ready handlers must not starve the ingress; each
-    slice also ends in a hand-over to the journal, so it bounds the first one's latency (64 turns are about 4 ms)."""
+    slice also ends in a hand-over to the journal, so it bounds the first one's latency (64 turns are about 4 ms).
+    So many outcomes, too, are purged at once: fewer could not keep up with the turns that make them."""
 
     idempotency_retention_seconds: Seconds = 24 * 3600.0
-    """An outcome is kept this long after its end, for clients that ask again with their idempotency key."""
+    """An outcome is kept this long after its end, for clients that ask again with their idempotency key.
+    A class that knows better says `retention=`; here stands what holds for the others, and for classes that are not
+    served any more."""
 
     workflow_retention_seconds: Seconds = 30 * 24 * 3600.0
     """A workflow's outcome, state and promises are kept this long after its end; its id may be used again then.
     Much longer than an idempotency key lives: that a workflow runs once for its id is what its users count on."""
 
     retained_max: Count = 1_000_000
-    """Outcomes kept for one class, whatever their age; the oldest go first.  On the disk some 500 bytes each."""
+    """Outcomes kept for one class, whatever their age; the oldest go first.  On the disk some 500 bytes each.
+    A workflow's runs count apart from what else its class keeps.  A class may say `retained_max=` itself; what is over
+    is swept away every ten seconds, so there may be more for a moment."""
 
     # --- the store: what memory and a start cost ---------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 RETRY = -1
 JOIN_MAILBOX = -2
 WAKE = -3
+EXPIRY = -4
 
 
 class Timers:
     """`(invocation id, command)` by due time; RETRY and JOIN_MAILBOX stand for what is no command.
 
     WAKE: something of an invocation that isn't in memory; what it is, is known once it is.
+    EXPIRY: of an object, by its `rows.object_id`.
     """
 
     __slots__ = ("_count", "_heap", "_live")
@@ -43,6 +45,10 @@ class Timers:
     def next_due(self) -> int | None:
         self._skip_cleared()
         return self._heap[0][0] if self._heap else None
+
+    def next_id(self) -> str:
+        """Whose it is that `next_due` told of."""
+        return self._heap[0][2]
 
     def due(self, now: int) -> Iterator[tuple[str, int]]:
         """Takes out what is due at `now`, one by one; the caller may set and clear meanwhile."""

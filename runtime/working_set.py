@@ -68,7 +68,7 @@ class Resident(Generic[K, T]):
         read: Callable[[K], T | None],
         to_rows: Callable[[K, T | None], list[Put]],
         bytes_of: Callable[[T], int],
-        on_stored: Callable[[T], None],
+        on_stored: Callable[[K, T], None],
         *,
         tracking: bool,
     ) -> None:
@@ -162,7 +162,7 @@ class Resident(Generic[K, T]):
             key, thing = self.frozen.popitem()
             if thing is not None and key not in self.changed:
                 self._clean.add(key, self._bytes_of(thing))
-                self._on_stored(thing)
+                self._on_stored(key, thing)
             done += 1
         return done
 
@@ -241,6 +241,7 @@ class WorkingSet:
     def __init__(self, store: StoreWriter | None = None) -> None:
         self.on_loaded: Callable[[Invocation], None] = _nobody
         self.on_stored: Callable[[Invocation], None] = _nobody
+        self.on_stored_entry: Callable[[ObjectKey, ObjectEntry], None] = _nobody
         self.on_leaving: Callable[[Invocation], None] = _nobody
         self.on_failed: Callable[[BaseException], None] = _nobody
         self.loaded = 0
@@ -248,9 +249,15 @@ class WorkingSet:
         self._store = store
         self._clean = Clean()
         self._frozen_at = 0
+        self._gone_before: dict[bytes, bytes] = {}  # by prefix: of the store's rows before this one, none counts
         tracking = store is not None
         self.objects: Resident[ObjectKey, ObjectEntry] = Resident(
-            self._clean, self._read_entry, _rows_of_entry, _bytes_of_entry, _nobody, tracking=tracking
+            self._clean,
+            self._read_entry,
+            _rows_of_entry,
+            _bytes_of_entry,
+            self._tell_of_stored_entry,
+            tracking=tracking,
         )
         self.invocations: Resident[str, Invocation] = Resident(
             self._clean,
@@ -281,8 +288,18 @@ class WorkingSet:
     def ended(self, family: str, limit: int) -> list[tuple[int, str]]:
         """The first of a family in the store to have ended: times and ids."""
         prefix = rows.ended_prefix(family)
-        found = self._scan(prefix, prefix + _FOREVER.to_bytes(8), limit)
+        found = self._first(prefix, prefix + _FOREVER.to_bytes(8), limit)
         return [rows.at_and_id(row, prefix) for row in found]
+
+    def expired(self, now: int, limit: int) -> list[ObjectKey]:
+        """The first objects that the store has to be forgotten by `now`."""
+        found = self._first(rows.EXPIRY, rows.expiry_time(now + 1), limit)
+        return [rows.key_of(rows.at_and_id(row, rows.EXPIRY)[1]) for row in found]
+
+    def next_expiry(self) -> int | None:
+        """When the first is to be forgotten."""
+        found = self._first(rows.EXPIRY, rows.expiry_time(_FOREVER), 1)
+        return rows.at_and_id(found[0], rows.EXPIRY)[0] if found else None
 
     def stored_invocations(self) -> Iterator[Invocation]:
         """Every one that the store holds, as it holds it; for tools that look at a store nobody writes."""
@@ -295,8 +312,27 @@ class WorkingSet:
     def _scan(self, begin: bytes, end: bytes, limit: int, groups: Iterable[bytes] = ()) -> list[bytes]:
         if self._store is None:
             return []
+        found: list[bytes] = []
+        page_rows = limit
         with self._reading():
-            return [key for key, _ in self._store.range(begin, end, limit, groups) if not self.rows.hides(key)]
+            while len(found) < limit:
+                page = [key for key, _ in self._store.range(begin, end, page_rows, groups)]
+                found += [key for key in page if not self.rows.hides(key)]
+                if len(page) < page_rows:
+                    break
+                begin = page[-1] + b"\0"
+                page_rows = max(limit, _PAGE)
+        return found[:limit]
+
+    def _first(self, prefix: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first rows of what is taken away from its beginning.
+
+        What was taken away since the last checkpoint still lies there; it is gone through once.
+        """
+        found = self._scan(self._gone_before.get(prefix, prefix), end, limit)
+        if found:
+            self._gone_before[prefix] = found[0]
+        return found
 
     def _read(self, key: bytes) -> bytes | None:
         assert self._store is not None
@@ -330,8 +366,11 @@ class WorkingSet:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def _tell_of_stored(self, invocation: Invocation) -> None:
+    def _tell_of_stored(self, _: str, invocation: Invocation) -> None:
         self.on_stored(invocation)
+
+    def _tell_of_stored_entry(self, key: ObjectKey, entry: ObjectEntry) -> None:
+        self.on_stored_entry(key, entry)
 
     @property
     def changed(self) -> int:
@@ -359,6 +398,7 @@ class WorkingSet:
     def thaw(self, count: int) -> bool:
         """The store holds it: what hasn't changed again may leave.  Up to `count` things; True if there are more."""
         self.rows.thaw()
+        self._gone_before.clear()
         count -= self.objects.thaw(count)
         count -= self.invocations.thaw(count)
         return count <= 0
@@ -409,7 +449,15 @@ class WorkingSet:
 
 
 def _rows_of_entry(key: ObjectKey, entry: ObjectEntry | None) -> list[Put]:
-    return [Put(rows.object_key(*key), None if entry is None else rows.pack_entry(entry))]
+    """An object at work has no row among the expiries: the kernel took it away when the work began."""
+    if entry is None:
+        return [Put(rows.object_key(*key), None)]
+    puts: list[Put] = []
+    if entry.expires is not None and entry.idle and not entry.agenda:
+        entry.agenda = rows.expiry_row(entry.expires, *key)
+        puts.append(Put(entry.agenda, b""))
+    puts.append(Put(rows.object_key(*key), rows.pack_entry(entry)))
+    return puts
 
 
 def _bytes_of_entry(entry: ObjectEntry) -> int:
@@ -425,4 +473,4 @@ def _bytes_of_invocation(invocation: Invocation) -> int:
     return _INVOCATION_BYTES + kept + _DELIVERY_BYTES * entries
 
 
-def _nobody(_: object) -> None: ...
+def _nobody(*_: object) -> None: ...

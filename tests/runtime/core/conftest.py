@@ -214,7 +214,9 @@ def dump(kernel: Kernel) -> dict[str, Any]:
     rows = {row: value for row, value in {**stored, **overlay.frozen, **overlay.changed}.items() if row[:1] in b"kw"}
     counts = msgspec.structs.asdict(kernel.counts)
     return {
-        "objects": {key: (entry.fields, entry.holder, [*entry.mailbox]) for key, entry in kernel.objects.items()},
+        "objects": {
+            key: (entry.fields, entry.holder, [*entry.mailbox], entry.expires) for key, entry in kernel.objects.items()
+        },
         "invocations": {id: _of_invocation(one) for id, one in kernel.invocations.items()},
         "rows": {row: value for row, value in rows.items() if value is not None},
         "retention": {family: kernel.first_ended(family, 10**6) for family in counts["retained"]},
