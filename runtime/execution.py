@@ -13,9 +13,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import zip_longest
 from typing import Any, cast
 
 from perdure.objects.definitions import HandlerDefinition, ServiceDefinition, new_instance
+from perdure.objects.entries import EntrySource
+from perdure.objects.entry_keys import label_of
 from perdure.objects.errors import (
     DeadlockError,
     Failure,
@@ -30,9 +33,10 @@ from perdure.objects.state import State
 
 from . import identity
 from .deadlocks import Cycle, find_cycle, message_of
+from .entries import OwnEntries, ReadEntries
 from .handler_context import HandlerContext, World
 from .invocations import CANCELLATION, START, Delivery, Invocation
-from .kernel import CANCELLED
+from .kernel import CANCELLED, Kernel
 from .mute import muted
 from .record_lines import describe_part, divergence
 from .records import (
@@ -122,7 +126,8 @@ class Execution:
         self._loop = TurnLoop(identity.number_of(invocation.id), context, callbacks_max=settings.callbacks_max)
         context.loop = self._loop
         load = self._load_own if handler.exclusive else self._load_shared
-        self._state = State(service, load, context.check, writable=handler.exclusive)
+        entries = self._entries_of(world.kernel) if service.collections else None
+        self._state = State(service, load, context.check, writable=handler.exclusive, entries=entries)
         self._instance = new_instance(service, invocation.key, context, self._state)
 
     # --- turns ----------------------------------------------------------------------------------------------------
@@ -372,9 +377,13 @@ class Execution:
         context = self._context
         outcome, keep = self._outcome() if self._ended else (None, True)
         writes: dict[str, bytes] = {}
+        entries: list[tuple[str, bytes, bytes | None]] = []
+        lengths: dict[str, int] = {}
         if keep:
             try:
                 writes = self._state.collect_writes()
+                if self._service.collections:
+                    entries, lengths = self._state.collect_entries()
             except Exception as error:
                 raise TurnRefused(error) from error
         commands = self._commands(context, outcome, keep=keep)
@@ -383,7 +392,8 @@ class Execution:
         if patched or gave_up:
             context.patched_now, context.gave_up = (), False
         told = context.attempt > 1 and context.attempt_was_read  # a replay has to tell it the same
-        if outcome is None and not (writes or commands or reads or self._deadlocked or patched or told):
+        wrote = bool(writes or entries or lengths)
+        if outcome is None and not (wrote or commands or reads or self._deadlocked or patched or told):
             return None
         return Turn(
             at,
@@ -398,7 +408,9 @@ class Execution:
             list(patched),
             gave_up,
             context.attempt,
-            self._expires(at) if writes else None,
+            self._expires(at) if wrote else None,
+            entries,
+            lengths,
         )
 
     def _expires(self, at: int) -> int | None:
@@ -449,6 +461,22 @@ class Execution:
         if history is not None and field in history.before:
             return history.before[field]
         return self._load_committed(field)
+
+    def _entries_of(self, kernel: Kernel) -> EntrySource:
+        if self._handler.exclusive:
+            return OwnEntries(kernel, self.invocation)
+        return ReadEntries(kernel, self.invocation, self._read_shared)
+
+    def _read_shared(self, name: str, load: Callable[[], bytes | None]) -> bytes | None:
+        recorded = self._recorded
+        if recorded is None:
+            value = load()
+        else:
+            if name not in recorded.reads:
+                self._context.diverge(f"the journal has no read of {name}, the code now reads it")
+            value = recorded.reads[name]
+        self._state.reads[name] = value
+        return value
 
     def _load_shared(self, field: str) -> bytes | None:
         recorded = self._recorded
@@ -507,9 +535,26 @@ def difference_of(recorded: Turn, replayed: Turn) -> str | None:
         return f"{side} {describe_part(longer[shorter])}, {other} there"
     if recorded.writes != replayed.writes:
         return _difference_of_writes(recorded.writes, replayed.writes)
+    if recorded.entries != replayed.entries or recorded.lengths != replayed.lengths:
+        return _difference_of_entries(recorded, replayed)
     if replayed.outcome is not None:
         return f"the journal goes on, the code now ends with {describe_part(replayed.outcome)}"
     return None
+
+
+def _difference_of_entries(recorded: Turn, replayed: Turn) -> str:
+    for was, is_ in zip_longest(recorded.entries, replayed.entries):
+        if was != is_:
+            return f"the journal {_said_of_entry(was)}, the code now {_said_of_entry(is_)}"
+    return f"the journal has the lengths {recorded.lengths}, the code now has {replayed.lengths}"
+
+
+def _said_of_entry(change: tuple[str, bytes, bytes | None] | None) -> str:
+    if change is None:
+        return "does nothing"
+    field, name, value = change
+    where = f"{field}[{label_of(name)}]"
+    return f"removed {where}" if value is None else f"wrote {value.decode(errors='replace')} to {where}"
 
 
 def _difference_of_writes(recorded: dict[str, bytes], replayed: dict[str, bytes]) -> str:

@@ -60,13 +60,16 @@ class History(Struct, omit_defaults=True):
     """What an open invocation has done so far.  Most end in their first turn and never have one.
 
     `turns` holds the committed turns by number (a turn that did nothing left none), `before` the value each field had
-    before this invocation first changed it, `calls` the commands that wait for another invocation, of which it made
+    before this invocation first changed it (None: none), `before_entries` and `before_lengths` the same of Lists and
+    Maps, `calls` the commands that wait for another invocation, of which it made
     those in `owned`, `timers` the due time of each that runs, `steps` the open ones.
     Of signals, `received` holds the values that nobody has asked for yet, `receivers` the commands that wait for one.
     """
 
     turns: dict[int, Turn] = {}
     before: dict[str, bytes | None] = {}
+    before_entries: dict[str, dict[bytes, bytes | None]] = {}
+    before_lengths: dict[str, int] = {}
     calls: dict[int, str] = {}
     owned: set[int] = set()
     timers: dict[int, int] = {}
@@ -192,6 +195,8 @@ class PromiseState(Struct, omit_defaults=True):
 class ObjectEntry(Struct, omit_defaults=True):
     """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids.
 
+    `lengths`: how many entries its Lists and Maps have; the entries themselves are rows of their own.
+
     `expires`: when it is forgotten if it is idle then; `agenda`: the row of the store that says so (rows.py), empty if
     none does.
     """
@@ -200,6 +205,7 @@ class ObjectEntry(Struct, omit_defaults=True):
     holder: str | None = None
     mailbox: list[str] = []
     promises: dict[str, PromiseState] | None = None
+    lengths: dict[str, int] = {}
     expires: int | None = None
     agenda: bytes = b""
 
@@ -209,7 +215,7 @@ class ObjectEntry(Struct, omit_defaults=True):
 
     @property
     def blank(self) -> bool:
-        return self.idle and not self.fields and not self.promises and self.expires is None
+        return self.idle and not self.fields and not self.promises and not self.lengths and self.expires is None
 
 
 class Counts(Struct, omit_defaults=True):

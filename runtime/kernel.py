@@ -77,6 +77,8 @@ KILLED: Final = Failed(Failure("Killed", "the invocation was killed", 409))
 UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, or its retention time is over", 404))
 
 
+_REMOVED_AT_ONCE: Final = 1_000
+
 _NONE_RETAINED: Final[OrderedDict[str, int]] = OrderedDict()
 
 
@@ -92,6 +94,7 @@ class Kernel:
         self._invocations = self.memory.invocations
         self._objects = self.memory.objects
         self._rows = self.memory.rows
+        self._entries = self.memory.entries
         self.objects = self._objects.here  # what is in memory of them
         self.invocations = self._invocations.here
         self.counts = Counts()
@@ -112,6 +115,19 @@ class Kernel:
 
     def entry(self, service: str, key: str) -> ObjectEntry | None:
         return self._objects.find((service, key))
+
+    def entry_of(self, service: str, key: str, field: str, name: bytes) -> bytes | None:
+        """One entry of a List or Map, as JSON."""
+        return self._entries.get(rows.entries_prefix(service, key, field) + name)
+
+    def entries_of(
+        self, service: str, key: str, field: str, after: bytes | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """The first entries behind `after`, in the order of their names."""
+        prefix = rows.entries_prefix(service, key, field)
+        begin = prefix if after is None else prefix + after + b"\0"
+        found = self._entries.range(begin, prefix[:-1] + b"\1", limit)
+        return [(row[len(prefix) :], value) for row, value in found]
 
     def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
         id = self._rows.get(rows.idempotency_row(service, key, handler, idempotency_key))
@@ -196,7 +212,7 @@ class Kernel:
         if invocation.attempts:
             invocation.attempts = invocation.deaths = 0
             self._clear_backoff(invocation)
-        if record.writes:
+        if record.writes or record.lengths or record.entries:
             self._write(invocation, record)
         for command in record.commands:
             self._COMMAND[type(command)](self, invocation, command, record.at)
@@ -316,7 +332,7 @@ class Kernel:
         if entry is not None and entry.idle and entry.expires is not None and entry.expires <= record.at:
             self._objects.change(key)
             self._stay(key, entry)
-            self._objects.remove(key)
+            self._remove(key, entry)
 
     # --- the commands of a turn -----------------------------------------------------------------------------------
 
@@ -553,6 +569,28 @@ class Kernel:
             for field in record.writes:
                 before.setdefault(field, fields.get(field))
         fields.update(record.writes)
+        if record.entries or record.lengths:
+            self._write_entries(invocation, entry, record)
+
+    def _write_entries(self, invocation: Invocation, entry: ObjectEntry, record: Turn) -> None:
+        prefixes: dict[str, bytes] = {}
+        history = None if record.outcome is not None else invocation.the_history()
+        for field, name, value in record.entries:
+            prefix = prefixes.get(field)
+            if prefix is None:
+                prefix = prefixes[field] = rows.entries_prefix(invocation.service, invocation.key, field)
+            if history is not None:
+                before = history.before_entries.setdefault(field, {})
+                if name not in before:
+                    before[name] = self._entries.get(prefix + name)
+            self._entries.put(prefix + name, value)
+        for field, length in record.lengths.items():
+            if history is not None:
+                history.before_lengths.setdefault(field, entry.lengths.get(field, 0))
+            if length:
+                entry.lengths[field] = length
+            else:
+                entry.lengths.pop(field, None)
 
     def _wait_for(self, waiter: Invocation, command: int, id: str, at: int) -> None:
         other = self._invocations.change(id)
@@ -670,7 +708,16 @@ class Kernel:
         """Its retention time is over: state and promises go with the outcome."""
         entry = self._objects.change((run.service, run.key))
         if entry is not None and entry.idle:
-            self._objects.remove((run.service, run.key))
+            self._remove((run.service, run.key), entry)
+
+    def _remove(self, key: ObjectKey, entry: ObjectEntry) -> None:
+        """An object is gone, and the entries of its Lists and Maps with it."""
+        for field in entry.lengths:
+            prefix = rows.entries_prefix(*key, field)
+            while portion := self._entries.range(prefix, prefix[:-1] + b"\1", _REMOVED_AT_ONCE):
+                for row, _ in portion:
+                    self._entries.put(row, None)
+        self._objects.remove(key)
 
     def _stay(self, key: ObjectKey, entry: ObjectEntry) -> None:
         """It is at work, or gone: nothing says any more that it is to be forgotten."""

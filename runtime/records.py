@@ -242,6 +242,7 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     `patched`: the changes of code for which it went the new way.
     `gave_up`: a saga undid its work for an error that was the last attempt's.
     `attempt`: which one it was that committed; handlers may ask.
+    `entries`: of Lists and Maps, field, entry and its JSON, None if it was removed; `lengths`: how many they have now.
     `expires`: the object has a time to live, and its state was written, so it begins anew: when it is over.
     """
 
@@ -258,6 +259,8 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     gave_up: bool = False
     attempt: int = 1
     expires: int | None = None
+    entries: list[tuple[str, bytes, bytes | None]] = []
+    lengths: dict[str, int] = {}
 
 
 class Notified(Struct, frozen=True, array_like=True, tag=4, gc=False):

@@ -53,6 +53,11 @@ def awakeable_row(id: str) -> bytes:
     return b"w" + id.encode(errors="surrogatepass")
 
 
+def entries_prefix(service: str, key: str, field: str) -> bytes:
+    """What the rows of all entries of a List or Map begin with."""
+    return b"c" + "\0".join((service, key, field)).encode() + b"\0"
+
+
 def pack_owner(id: str, command: int) -> bytes:
     return _encode((id, command))
 

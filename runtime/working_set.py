@@ -14,6 +14,7 @@ Without a store everything stays.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -234,6 +235,52 @@ class Overlay:
         self.frozen = {}
 
 
+class OrderedOverlay(Overlay):
+    """One that can be walked through: the entries of Lists and Maps."""
+
+    __slots__ = ("_keys", "_scan")
+
+    def __init__(
+        self,
+        read: Callable[[bytes], bytes | None] | None,
+        scan: Callable[[bytes, bytes, int], list[tuple[bytes, bytes]]],
+    ) -> None:
+        super().__init__(read)
+        self._scan = scan
+        self._keys: list[bytes] = []
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        if key not in self.changed and key not in self.frozen:
+            if value is None and self._read is None:
+                return
+            insort(self._keys, key)
+        super().put(key, value)
+        if key not in self.changed and key not in self.frozen:
+            del self._keys[bisect_left(self._keys, key)]
+
+    def thaw(self) -> None:
+        super().thaw()
+        self._keys = sorted(self.changed)
+
+    def range(self, begin: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first `limit` rows of `begin <= key < end`, in order."""
+        found: list[tuple[bytes, bytes]] = []
+        while len(found) < limit:
+            below = self._scan(begin, end, limit)
+            whole = len(below) < limit
+            until = end if whole else below[-1][0] + b"\0"
+            over = self._keys[bisect_left(self._keys, begin) : bisect_left(self._keys, until)]
+            if over:
+                merged = {**dict(below), **{key: self.get(key) for key in over}}
+                found += [(key, value) for key in sorted(merged) if (value := merged[key]) is not None]
+            else:
+                found += below
+            if whole:
+                break
+            begin = until
+        return found[:limit]
+
+
 class WorkingSet:
     """`on_loaded` is told of an invocation that came back, `on_stored` of one that the store holds as it is,
     `on_leaving` of one that leaves, `on_failed` that the store can't be read."""
@@ -268,6 +315,7 @@ class WorkingSet:
             tracking=tracking,
         )
         self.rows = Overlay(self._read if tracking else None)
+        self.entries = OrderedOverlay(self._read if tracking else None, self._scan_rows)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -334,6 +382,12 @@ class WorkingSet:
             self._gone_before[prefix] = found[0]
         return found
 
+    def _scan_rows(self, begin: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        if self._store is None:
+            return []
+        with self._reading():
+            return self._store.range(begin, end, limit)
+
     def _read(self, key: bytes) -> bytes | None:
         assert self._store is not None
         with self._reading():
@@ -375,7 +429,7 @@ class WorkingSet:
     @property
     def changed(self) -> int:
         """How many things have changed since the last freeze."""
-        return len(self.objects) + len(self.invocations) + len(self.rows.changed)
+        return len(self.objects) + len(self.invocations) + len(self.rows.changed) + len(self.entries.changed)
 
     def freeze(self, now: int) -> None:
         """All that has changed is what the next commit to the store holds."""
@@ -383,6 +437,7 @@ class WorkingSet:
         self.objects.freeze()
         self.invocations.freeze()
         self.rows.freeze()
+        self.entries.freeze()
 
     def encode(self, count: int) -> bool:
         """Makes rows of up to `count` things; True if there are more."""
@@ -392,12 +447,13 @@ class WorkingSet:
 
     def frozen_rows(self) -> list[Put]:
         """Everything for the commit, once all of it is rows."""
-        overlay = [rows.put_of(key, value) for key, value in self.rows.frozen.items()]
+        overlay = [rows.put_of(key, value) for key, value in (self.rows.frozen | self.entries.frozen).items()]
         return [*overlay, *self.objects.rows, *self.invocations.rows]
 
     def thaw(self, count: int) -> bool:
         """The store holds it: what hasn't changed again may leave.  Up to `count` things; True if there are more."""
         self.rows.thaw()
+        self.entries.thaw()
         self._gone_before.clear()
         count -= self.objects.thaw(count)
         count -= self.invocations.thaw(count)

@@ -12,7 +12,8 @@ from perdure.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ["journal", "objects", "runtime", "runtime/store"]
-READMES = sorted(file.relative_to(ROOT) for file in [*ROOT.glob("README.md"), *ROOT.glob("[!.]*/README.md"), *ROOT.glob("[!.]*/*/README.md")])
+PLACES = ("README.md", "[!.]*/README.md", "[!.]*/*/README.md")
+READMES = sorted(file.relative_to(ROOT) for place in PLACES for file in ROOT.glob(place))
 
 # `log.py`, `runtime/log.py`, `tests/crash/storm.py`; not the middle of a longer word.
 PYTHON_FILE = re.compile(r"(?<![\w./*-])((?:[\w-]+/)*\w+\.py)\b")

@@ -1,0 +1,103 @@
+"""The entries of a handler's Lists and Maps: what is committed, as its run has to see it.
+
+An exclusive handler sees them as they were when its invocation began, with the before-images of what it has changed
+since: a replay begins there.  A shared one sees the last committed turn, and what it read is recorded, since somebody
+else may change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from .invocations import Invocation
+from .kernel import Kernel
+
+_portion = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+_encode = msgspec.msgpack.Encoder().encode
+
+Read = Callable[[str, Callable[[], bytes | None]], bytes | None]
+"""What was read under a name, from the record in a replay, else by the function."""
+
+
+class CommittedEntries:
+    """As they are by now."""
+
+    __slots__ = ("_kernel", "_key")
+
+    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
+        self._kernel = kernel
+        self._key = (invocation.service, invocation.key)
+
+    def length(self, field: str) -> int:
+        entry = self._kernel.entry(*self._key)
+        return 0 if entry is None else entry.lengths.get(field, 0)
+
+    def get(self, field: str, entry: bytes) -> bytes | None:
+        return self._kernel.entry_of(*self._key, field, entry)
+
+    def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        return self._kernel.entries_of(*self._key, field, after, limit)
+
+
+class OwnEntries(CommittedEntries):
+    """As the invocation first saw them."""
+
+    __slots__ = ("_invocation",)
+
+    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
+        super().__init__(kernel, invocation)
+        self._invocation = invocation
+
+    def length(self, field: str) -> int:
+        history = self._invocation.history
+        before = None if history is None else history.before_lengths.get(field)
+        return super().length(field) if before is None else before
+
+    def get(self, field: str, entry: bytes) -> bytes | None:
+        before = self._before(field)
+        return before[entry] if entry in before else super().get(field, entry)
+
+    def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        before = self._before(field)
+        if not before:
+            return super().range(field, after, limit)
+        found: list[tuple[bytes, bytes]] = []
+        while len(found) < limit:
+            portion = super().range(field, after, limit)
+            last = portion[-1][0] if len(portion) == limit else None
+            seen: dict[bytes, bytes | None] = dict(portion)
+            for entry, value in before.items():
+                if (after is None or entry > after) and (last is None or entry <= last):
+                    seen[entry] = value
+            found += [(entry, value) for entry in sorted(seen) if (value := seen[entry]) is not None]
+            if last is None:
+                break
+            after = last
+        return found[:limit]
+
+    def _before(self, field: str) -> dict[bytes, bytes | None]:
+        history = self._invocation.history
+        return {} if history is None else history.before_entries.get(field, {})
+
+
+class ReadEntries:
+    """As a reader sees them: what is read gets into its turn's record, under a name that no field has."""
+
+    __slots__ = ("_committed", "_read")
+
+    def __init__(self, kernel: Kernel, invocation: Invocation, read: Read) -> None:
+        self._committed = CommittedEntries(kernel, invocation)
+        self._read = read
+
+    def length(self, field: str) -> int:
+        return int(self._read(f"{field}#", lambda: str(self._committed.length(field)).encode()) or b"0")
+
+    def get(self, field: str, entry: bytes) -> bytes | None:
+        return self._read(f"{field}#{entry.hex()}", lambda: self._committed.get(field, entry))
+
+    def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        name = f"{field}#{'' if after is None else after.hex()}..{limit}"
+        read = self._read(name, lambda: _encode(self._committed.range(field, after, limit)))
+        return [] if read is None else _portion.decode(read)
