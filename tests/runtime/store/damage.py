@@ -318,7 +318,7 @@ def unchecked(statement: str) -> Damage:
 
 
 AS_TABLES = {
-    "rows_by_key": "CREATE TABLE rows_by_key (key, id, PRIMARY KEY (key)) WITHOUT ROWID",
+    "rows_by_key": "CREATE TABLE rows_by_key (key, id, PRIMARY KEY (key, id)) WITHOUT ROWID",
     "rows_by_bucket": "CREATE TABLE rows_by_bucket (bucket, key, id, PRIMARY KEY (bucket, key)) WITHOUT ROWID",
 }
 
