@@ -52,11 +52,15 @@ class Hasher:
         state.update(value)
         return int.from_bytes(state.digest(), "little", signed=True)
 
-    def row_if_whole(self, bucket: object, key: object, value: object) -> int | None:
-        """The same of what a damaged page may hold: None if these can't be parts of a row."""
-        if isinstance(bucket, int) and 0 <= bucket < BUCKETS and isinstance(key, bytes) and isinstance(value, bytes):
-            return self.row(bucket, key, value)
-        return None
+    def is_whole(self, bucket: object, key: object, value: object, row_hash: object) -> bool:
+        """Whether a row is as it was written, whatever a damaged page may hold in its places."""
+        return (
+            isinstance(bucket, int)
+            and 0 <= bucket < BUCKETS
+            and isinstance(key, bytes)
+            and isinstance(value, bytes)
+            and self.row(bucket, key, value) == row_hash
+        )
 
     def page(self, number: int, data: bytes) -> bytes:
         state = self._sums.copy()
@@ -133,6 +137,9 @@ class SumsChange:
         self._note(bucket, 1, row_hash)
 
     def remove(self, bucket: int, row_hash: int) -> None:
+        """Both as a file has them. Raises ValueError if they can't be what was written."""
+        if not (0 <= bucket < BUCKETS and -(2**63) <= row_hash < 2**63):
+            raise ValueError("no bucket, or no hash")
         self._note(bucket, -1, row_hash)
 
     def pages(self) -> list[int]:

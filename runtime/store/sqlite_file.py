@@ -79,6 +79,8 @@ def create(path: Path, uuid: bytes) -> None:
     connection = sqlite3.connect(new, isolation_level=None)
     try:
         for setting in (
+            "journal_mode = OFF",  # nobody knows this file yet: it is synced when it is whole
+            "synchronous = OFF",
             f"page_size = {PAGE_SIZE}",
             "auto_vacuum = INCREMENTAL",
             f"application_id = {APPLICATION_ID}",

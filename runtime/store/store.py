@@ -161,14 +161,14 @@ class Store:
         if not found:
             return None
         at, value, row_hash = found[0]
-        if at != bucket or len(found) > 1 or self._hasher.row_if_whole(bucket, key, value) != row_hash:
+        if at != bucket or len(found) > 1 or not self._hasher.is_whole(bucket, key, value, row_hash):
             self._refuse_row(key, at, value, row_hash)
         whole: bytes = value
         return whole
 
     def _refuse_row(self, key: object, bucket: object, value: object, row_hash: object) -> NoReturn:
         """A row that is whole, but in another bucket, is its writer's mistake and no damage."""
-        if self._hasher.row_if_whole(bucket, key, value) == row_hash:
+        if self._hasher.is_whole(bucket, key, value, row_hash):
             raise ValueError(f"key {key!r} belongs to another group")
         raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
 
@@ -178,7 +178,7 @@ class Store:
         last: bytes | None = None
         for key, value, row_hash in self._reader.execute(_BUCKET, (bucket,)):
             # A key that is there twice could stand for one that a commit on damaged pages has lost.
-            if self._hasher.row_if_whole(bucket, key, value) != row_hash or key == last:
+            if not self._hasher.is_whole(bucket, key, value, row_hash) or key == last:
                 raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
             last = key
             count += 1
@@ -199,7 +199,7 @@ class Store:
         rows: list[tuple[bytes, bytes]] = []
         last = begin
         for key, bucket, value, row_hash in self._reader.execute(_RANGE, (begin, end, limit)):
-            if self._hasher.row_if_whole(bucket, key, value) != row_hash:
+            if not self._hasher.is_whole(bucket, key, value, row_hash):
                 raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
             if not last <= key < end or (rows and key == last):
                 raise StoreDamaged(self.path, f"the row of key {key!r} is out of order")
@@ -261,17 +261,20 @@ class Store:
         As one row of text: each row that SQLite gives costs a round of the interpreter's lock. A damaged index may
         lead to another key's row, which would then be lost without a trace in the sums: hence `astray`.
         """
-        [(buckets, hashes, astray)] = self._writer.execute(
-            "SELECT group_concat(at.bucket), group_concat(at.hash), total(at.key <> listed.key)"
+        [(found, astray)] = self._writer.execute(
+            "SELECT group_concat(at.bucket || ':' || at.hash), total(at.key IS NOT listed.key OR at.hash IS NULL)"
             " FROM rows AS listed INDEXED BY rows_by_key CROSS JOIN rows AS at ON at.id = listed.id"
             f" WHERE listed.key IN ({_places(len(keys))})",
             keys,
         ).fetchall()
         if astray:
             raise StoreDamaged(self.path, "its index of keys leads to other keys' rows")
-        if buckets is not None:
-            for bucket, row_hash in zip(buckets.split(b","), hashes.split(b","), strict=True):
-                change.remove(int(bucket), int(row_hash))
+        for row in found.split(b",") if found else ():
+            try:
+                bucket, row_hash = map(int, row.split(b":"))
+                change.remove(bucket, row_hash)
+            except ValueError:
+                raise StoreDamaged(self.path, "a row's bucket or hash is not what was written") from None
 
     def _write_sums(self, change: SumsChange) -> dict[int, SumsPage]:
         pages: dict[int, SumsPage] = {}

@@ -89,7 +89,7 @@ class _Verification:
             self.rows += 1
             if self._on_progress is not None and self.rows % _ROWS_BETWEEN_PROGRESS == 0:
                 self._on_progress(self.rows, total)
-            if hasher.row_if_whole(bucket, key, value) != row_hash:
+            if not hasher.is_whole(bucket, key, value, row_hash):
                 self.note(f"the row of key {key!r} is not what was written")
                 continue
             self.row_bytes += len(key) + len(value)

@@ -301,8 +301,24 @@ def sql(*statements: str) -> Damage:
     return damage
 
 
+def unchecked(statement: str) -> Damage:
+    """A change that the table's NOT NULL would refuse."""
+
+    def damage(scene: Scene) -> None:
+        with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
+            [(made,)] = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'rows'").fetchall()
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'rows'")
+        with closing(sqlite3.connect(scene.path, isolation_level=None)) as connection:
+            connection.execute(statement)
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'rows'", (made,))
+
+    return damage
+
+
 AS_TABLES = {
-    "rows_by_key": "CREATE TABLE rows_by_key (key, id, PRIMARY KEY (key)) WITHOUT ROWID",
+    "rows_by_key": "CREATE TABLE rows_by_key (key, id, PRIMARY KEY (key, id)) WITHOUT ROWID",
     "rows_by_bucket": "CREATE TABLE rows_by_bucket (bucket, key, id, PRIMARY KEY (bucket, key)) WITHOUT ROWID",
 }
 
@@ -347,6 +363,10 @@ SQL: dict[str, Damage] = {
     "a value made text": sql(f"UPDATE rows SET value = 'text' WHERE key = {ONE}"),
     "a value made a number": sql(f"UPDATE rows SET value = 5 WHERE key = {ONE}"),
     "a hash changed": sql(f"UPDATE rows SET hash = hash + 1 WHERE key = {ONE}"),
+    "a value made nothing": unchecked(f"UPDATE rows SET value = NULL WHERE key = {ONE}"),
+    "a hash made nothing": unchecked(f"UPDATE rows SET hash = NULL WHERE key = {ONE}"),
+    "a bucket made nothing": unchecked(f"UPDATE rows SET bucket = NULL WHERE key = {ONE}"),
+    "value and hash made nothing": unchecked(f"UPDATE rows SET value = NULL, hash = NULL WHERE key = {ONE}"),
     "a hash made text": sql(f"UPDATE rows SET hash = 'text' WHERE key = {ONE}"),
     "a bucket changed": sql(f"UPDATE rows SET bucket = bucket + 1 WHERE key = {ONE}"),
     "another row's value": sql(

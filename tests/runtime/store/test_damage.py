@@ -6,7 +6,7 @@ import random
 import shutil
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,26 @@ import pytest
 
 from perdure.runtime.store import Put, Store, StoreDamaged, StoreError, StoreForeign, StoreNewer, verify
 from perdure.runtime.store.sqlite_file import beside
-from tests.runtime.store.damage import FILES, PAGES, SQL, WAL, Damage, Scene, flip, kinds_of_pages, point_elsewhere
+from tests.runtime.store.damage import (
+    AS_TABLES,
+    FILES,
+    ONE,
+    PAGES,
+    SQL,
+    WAL,
+    Damage,
+    Scene,
+    flip,
+    kinds_of_pages,
+    on_index,
+    point_elsewhere,
+    sql,
+)
 
 UUID, OTHER_UUID = bytes(range(16)), bytes(range(1, 17))
 ROWS, COMMITS = 1_200, 4
 ABSENT = [b"absent %d" % number for number in range(20)]
-FLIPS = 300
+FLIPS = 120
 POINTERS = 150
 
 Model = dict[bytes, bytes]
@@ -149,10 +163,14 @@ def after_more_commits(path: Path, originals: Originals) -> None:
     except StoreError:
         return
     model = dict(originals.expected(store.lsn))
-    puts = [Put(key, b"new", group_of(key)) for key in [*list(model)[::11], *ABSENT[:5]]]
+    changed = [*list(model)[::11], *ABSENT[:5], b"key 0054"]  # the row that SQL damages, and its neighbour
+    gone = [*list(model)[5::11], b"key 0055"]
     try:
-        store.commit(puts, COMMITS + 1, b"")
-        model |= {put.key: b"new" for put in puts}
+        store.commit([Put(key, b"new", group_of(key)) for key in changed], COMMITS + 1, b"")
+        model |= dict.fromkeys(changed, b"new")
+        store.commit([Put(key, None, group_of(key)) for key in gone], COMMITS + 2, b"")
+        for key in gone:
+            model.pop(key, None)
     except StoreDamaged:
         pass
     read_all(store, model)
@@ -209,6 +227,8 @@ def test_no_flipped_bit_gives_a_wrong_answer(originals: Originals, tmp_path: Pat
         offset = (page - 1) * 4096 + dice.randrange(4096)
         flip(scene.path, offset, dice.randrange(8))
         outcomes[f"bit of byte {offset}"] = outcome(scene.path, originals)
+        if number % 3 == 0:
+            after_more_commits(scene.path, originals)
         shutil.rmtree(scene.path.parent)
 
     print(dict(Counter(each.word for each in outcomes.values())))
@@ -234,6 +254,43 @@ def test_no_cell_out_of_place_hides_rows_of_a_range(originals: Originals, tmp_pa
 
     print(f"{told} ranges refused")
     assert told
+
+
+def test_a_row_is_checked_at_each_get(originals: Originals, tmp_path: Path) -> None:
+    """Its bucket was verified before it rotted."""
+    scene = originals.scene("store", tmp_path / "scene", random.Random(0))
+    with closing(Store.open(scene.path, UUID)) as store:
+        assert store.get(b"key 0054") == originals.models[COMMITS][b"key 0054"]
+        sql(f"UPDATE rows SET value = x'00' WHERE key = {ONE}")(scene)
+
+        with pytest.raises(StoreDamaged, match="the row of key b'key 0054' is not what was written"):
+            store.get(b"key 0054")
+
+
+def test_a_commit_overwrites_no_other_keys_row(originals: Originals, tmp_path: Path) -> None:
+    """The index of keys leads from one key to another's row."""
+    scene = originals.scene("store", tmp_path / "scene", random.Random(0))
+    on_index("rows_by_key", f"UPDATE rows_by_key SET id = id + 1 WHERE key = {ONE}")(scene)
+    with closing(Store.open(scene.path, UUID)) as store:
+        for value in (b"new", None):
+            with pytest.raises(StoreDamaged, match="leads to other keys' rows"):
+                store.commit([Put(b"key 0054", value)], COMMITS + 1, b"")
+
+        assert store.lsn == COMMITS
+        assert store.get(b"key 0055") == originals.models[COMMITS][b"key 0055"]
+
+
+def test_a_row_that_was_hidden_from_a_commit_is_not_taken_for_the_new_one(originals: Originals, tmp_path: Path) -> None:
+    """The commit wrote a second one for its key; then a search finds either."""
+    scene = originals.scene("store", tmp_path / "scene", random.Random(0))
+    for index in AS_TABLES:
+        on_index(index, f"DELETE FROM {index} WHERE key = {ONE}")(scene)
+    with closing(Store.open(scene.path, UUID)) as store:
+        store.commit([Put(b"key 0054", b"new")], COMMITS + 1, b"")
+    on_index("rows_by_key", "INSERT INTO rows_by_key SELECT key, id FROM rows WHERE id = 55")(scene)
+
+    with closing(Store.open(scene.path, UUID)) as store, pytest.raises(StoreDamaged):
+        store.get(b"key 0054")
 
 
 def test_untouched_copies_are_whole(originals: Originals, tmp_path: Path) -> None:
