@@ -180,10 +180,8 @@ async def test_a_workflow_takes_its_entries_with_it(worlds: Worlds) -> None:
 
 def drawn(draw: random.Random) -> list[list[Any]]:
     """One program: what happens to the list and the map, with waits in between."""
-    verbs = (
-        ["append"] * 4 + ["count"] * 4 + ["pop", "set", "leave", "read", "sleep"]
+    verbs = ["append"] * 4 + ["count"] * 4 + ["pop", "set", "leave", "read", "sleep"]
     verbs += ["clear"] * (draw.random() < 0.2)
-    )
     program: list[list[Any]] = []
     for _ in range(draw.randint(1, 8)):
         verb = draw.choice(verbs)
