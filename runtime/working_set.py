@@ -278,10 +278,16 @@ class WorkingSet:
             begin = found[-1][0] + b"\0"
 
     def _scan(self, begin: bytes, end: bytes, limit: int, groups: Iterable[bytes] = ()) -> list[bytes]:
-        if self._store is None:
-            return []
-        with self._reading():
-            return [key for key, _ in self._store.range(begin, end, limit, groups) if not self.rows.hides(key)]
+        """The first `limit` keys; those that are gone since the last commit neither show nor count."""
+        found: list[bytes] = []
+        while self._store is not None and len(found) < limit:
+            with self._reading():
+                page = [key for key, _ in self._store.range(begin, end, limit, groups)]
+            found += [key for key in page if not self.rows.hides(key)]
+            if len(page) < limit:
+                break
+            begin = page[-1] + b"\0"
+        return found[:limit]
 
     def _read(self, key: bytes) -> bytes | None:
         assert self._store is not None
