@@ -136,7 +136,8 @@ class Kernel:
         """The first of what is retained of a family, wherever it is: when it ended, and its id."""
         since = self.retention.get(family, _NONE_RETAINED)
         here = [(at, id) for id, at in islice(since.items(), limit)]
-        return sorted(self.memory.ended(family, limit) + here)[:limit]
+        # Between a commit and its thaw it is in both.
+        return sorted({*self.memory.ended(family, limit), *here})[:limit]
 
     # --- the records ----------------------------------------------------------------------------------------------
 
