@@ -32,7 +32,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 _ENCODED_AT_ONCE: Final = 100
 """Rows made between two slices of turns: some 0.3 ms."""
 
-_FULL_RETRY_SECONDS: Final = 1.0
+_FULL_RETRY_US: Final = 1_000_000
 
 
 class Checkpoints:
@@ -134,7 +134,7 @@ class Checkpoints:
             return
         if isinstance(error, StoreFull):
             self._say_full(error)
-            self._loop.call_later(_FULL_RETRY_SECONDS, self._write)
+            self._clock.call_at(self._clock.now_us() + _FULL_RETRY_US, self._write)
         elif error is not None:
             self._ledger.on_failed(error)
         else:
