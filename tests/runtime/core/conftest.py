@@ -31,7 +31,7 @@ from tests.runtime.held_journal import HeldJournal
 from tests.runtime.kept_journal import KeptJournal
 
 SEED = 20_261_122
-COLD = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
+COLD: dict[str, Any] = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
 STEPS_MAX = 200_000
 """Rounds of the loop before a world that doesn't come to rest is given up."""
 
