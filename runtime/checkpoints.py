@@ -38,7 +38,7 @@ _THAWED_AT_ONCE: Final = 400
 _EVICTED_AT_ONCE: Final = 64
 """A suspended handler's run is closed when it leaves, some 50 µs each."""
 
-_FULL_RETRY_SECONDS: Final = 1.0
+_FULL_RETRY_US: Final = 1_000_000
 
 
 class Checkpoints:
@@ -153,7 +153,7 @@ class Checkpoints:
             return
         if isinstance(error, StoreFull):
             self._say_full(error)
-            self._loop.call_later(_FULL_RETRY_SECONDS, self._write)
+            self._clock.call_at(self._clock.now_us() + _FULL_RETRY_US, self._write)
         elif error is not None:
             self._ledger.on_failed(error)
         else:

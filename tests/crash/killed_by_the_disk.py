@@ -25,7 +25,7 @@ import uvloop
 
 from perdure.journal import Log, LogOptions
 from perdure.journal.disk import RealDisk
-from perdure.runtime import Runtime, local
+from perdure.runtime import Runtime, data_dir
 
 durable_objects: Any = importlib.import_module("durable_objects")  # beside this file, where type checkers don't look
 CLASSES = [getattr(durable_objects, name) for name in ("Approval", "Bell", "Hand", "Journey")]
@@ -109,7 +109,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
 
 def main(moment: str, directory: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    patch(local, "Log", SmallLog)
+    patch(data_dir, "Log", SmallLog)
     count, killed = 0, True
     while killed:
         count += 1

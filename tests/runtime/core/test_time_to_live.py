@@ -373,10 +373,12 @@ def test_one_that_is_gone_or_lives_for_ever_stays_as_it_is(invoked: Callable[...
 
 
 def test_records_without_it_are_read_as_before() -> None:
-    """What a release before it wrote has no such item."""
+    """What a release before it wrote has no such item, nor those behind it."""
     turn = Turn(1, "i", 1, 1, {"n": b"1"}, attempt=2)
     data = records.encode(turn)
-    assert data.endswith(b"\x02\xc0")
-    before = data[:1] + bytes([data[1] - 1]) + data[2:-1]
+    later = b"\xc0\x90\x80"  # expires, entries, lengths
+    assert data.endswith(b"\x02" + later)
+    assert data[1:4] == b"\xdc\x00\x10"  # an array of 16
+    before = data[:1] + b"\x9d" + data[4 : -len(later)]
 
     assert records.decode(before) == turn

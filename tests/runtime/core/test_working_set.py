@@ -1,0 +1,74 @@
+"""What is asked of the store is answered as of now, though the store is as of the last checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from perdure.objects import VirtualObject, handler
+from perdure.runtime import rows
+from perdure.runtime.store import MemoryStore
+from perdure.runtime.working_set import WorkingSet
+
+if TYPE_CHECKING:
+    from tests.runtime.core.conftest import World
+
+    Worlds = Callable[..., World]
+
+HOUR = 3_600.0
+
+
+class Sleeper(VirtualObject):
+    awakeable: str = ""
+    woken: bool = False
+
+    @handler
+    async def sleep(self, seconds: float) -> None:
+        """Or until its awakeable is resolved, whichever is first."""
+        awakeable = self.ctx.awakeable(bool)
+        self.awakeable = awakeable.id
+        try:
+            async with asyncio.timeout(seconds):
+                self.woken = await awakeable
+        except TimeoutError:
+            self.woken = True
+
+
+def stored(*keys: bytes) -> WorkingSet:
+    store = MemoryStore()
+    store.commit([rows.put_of(key, b"") for key in keys], 1, b"")
+    return WorkingSet(store)
+
+
+def test_what_is_gone_since_the_last_checkpoint_hides_nothing_behind_it() -> None:
+    """Neither on the agenda nor among the ended, whatever number was asked for."""
+    ended = rows.ended_prefix("Account")
+    memory = stored(
+        *(rows.due_row(at) + b"inv" for at in (10, 20, 30)), *(ended + at.to_bytes(8) + b"inv" for at in (10, 20, 30))
+    )
+
+    for at in (10, 20):
+        memory.rows.put(rows.due_row(at) + b"inv", None)
+        memory.rows.put(ended + at.to_bytes(8) + b"inv", None)
+
+    assert memory.next_due(5) == 30
+    assert memory.ended("Account", 1) == [(30, "inv")]
+    assert memory.due(5, 40) == [(30, "inv")]
+
+
+async def test_a_timeout_that_is_no_longer_needed_keeps_no_other_from_firing(worlds: Worlds) -> None:
+    """The next one on the store's agenda is gone, no checkpoint has been made since, and the one after it fires."""
+    world = await worlds(Sleeper).start()
+    world.evict_always = True
+    for hours, key in enumerate("abc", start=1):
+        world.submit(f"Sleeper/{key}/sleep", hours * HOUR)
+    await world.settle()
+    world.settings = type(world.settings)(memory_bytes_max=1)  # as usual: no checkpoint for so little
+    await world.restart()
+    await world.advance(0.9 * HOUR)
+
+    await world.engine.operations.resolve_awakeable(world.state("Sleeper", "b")["awakeable"], b"true")
+    await world.advance(3 * HOUR)
+
+    assert [world.state("Sleeper", key)["woken"] for key in "abc"] == [True, True, True]
