@@ -69,6 +69,13 @@ class StoreNotWritable(StoreError):
     exit_code = 13
 
 
+class StoreFailed(StoreError):
+    """A sync failed: what was written last may be lost, though the kernel says no more about it. Never tried again; the
+    journal has it still, and the next start writes it anew."""
+
+    exit_code = 14
+
+
 class StoreMissing(StoreError):
     """There is no store where one was to be read: look for the right file."""
 
@@ -88,6 +95,7 @@ _READ_ERRORS = {
     sqlite3.SQLITE_IOERR_CORRUPTFS,
     sqlite3.SQLITE_IOERR_DATA,
 }
+_SYNC_ERRORS = {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 _DAMAGED = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -109,6 +117,8 @@ def explained(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     primary = extended & 0xFF
     if primary in _DAMAGED or extended in _READ_ERRORS:
         return StoreDamaged(path, str(error))
+    if extended in _SYNC_ERRORS:
+        return StoreFailed(f"a sync of {path} failed: {error}; the journal has everything, start again")
     if primary in _FULL:
         return _full(path, error)
     if primary in _IN_USE:
