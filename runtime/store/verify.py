@@ -93,8 +93,8 @@ class _Verification:
                 self.note(f"the row of key {key!r} is not what was written")
                 continue
             self.row_bytes += len(key) + len(value)
-            so_far: tuple[int, int] = found[bucket]
-            found[bucket] = (so_far[0] + 1, so_far[1] ^ row_hash)
+            count, xor = found[int(bucket)]
+            found[int(bucket)] = (count + 1, xor ^ int(row_hash))
         if self._on_progress is not None:
             self._on_progress(self.rows, total)
         return found

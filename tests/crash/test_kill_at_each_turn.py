@@ -288,6 +288,6 @@ def by_invocation(synced: Sequence[bytes]) -> dict[str, list[bytes]]:
     grouped: dict[str, list[bytes]] = {}
     for data in synced:
         record = records.decode(data)
-        assert not isinstance(record, records.Purged)
+        assert not isinstance(record, records.Purged | records.Expired)
         grouped.setdefault(record.id, []).append(data)
     return grouped

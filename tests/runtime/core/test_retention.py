@@ -357,7 +357,11 @@ async def test_a_purge_behind_the_sweeps_back_is_no_harm(worlds: Worlds) -> None
 async def test_a_store_that_is_behind_is_waited_for(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is purged has to be written down too, and stays in memory until it is."""
     behind = True
-    monkeypatch.setattr(Engine, "_store_is_behind", lambda _: behind)
+
+    def is_behind(_: Engine) -> bool:
+        return behind
+
+    monkeypatch.setattr(Engine, "_store_is_behind", is_behind)
     world = await worlds(Brief).start()
     await make(world, "Brief/a/add", None, 3)
     await world.advance(60 + SWEEP)
