@@ -11,8 +11,9 @@ import pytest
 from perdure.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["journal", "objects", "runtime"]
-READMES = sorted(file.relative_to(ROOT) for file in [*ROOT.glob("README.md"), *ROOT.glob("[!.]*/README.md")])
+ROOMS = ["journal", "objects", "runtime", "runtime/store"]
+PLACES = ("README.md", "[!.]*/README.md", "[!.]*/*/README.md")
+READMES = sorted(file.relative_to(ROOT) for place in PLACES for file in ROOT.glob(place))
 
 # `log.py`, `runtime/log.py`, `tests/crash/storm.py`; not the middle of a longer word.
 PYTHON_FILE = re.compile(r"(?<![\w./*-])((?:[\w-]+/)*\w+\.py)\b")
@@ -21,7 +22,10 @@ LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 
 def python_files(folder: Path) -> set[str]:
-    return {str(file.relative_to(folder)) for file in folder.rglob("*.py") if file.name != "__init__.py"}
+    """Without those of a folder in it that has a README of its own."""
+    apart = {readme.parent for readme in folder.glob("*/README.md")}
+    files = [file for file in folder.rglob("*.py") if file.name != "__init__.py" and file.parent not in apart]
+    return {str(file.relative_to(folder)) for file in files}
 
 
 def named_in(readme: Path) -> set[str]:

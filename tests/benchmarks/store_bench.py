@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -51,7 +52,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def each(calls: int, call: Callable[[int], object]) -> list[float]:
-    return [timed(lambda number=number: call(number)) for number in range(calls)]
+    return [timed(partial(call, number)) for number in range(calls)]
 
 
 def spun(seconds: float, until: threading.Event | None = None) -> list[float]:
@@ -109,17 +110,14 @@ def measure_reads(path: Path, count: int) -> None:
 def measure_commits(path: Path, count: int) -> None:
     dice = random.Random(3)
     with closing(Store.open(path, UUID)) as store:
-        for name, draw in (
-            ("changed", lambda: dice.sample(range(count), COMMIT_ROWS)),
-            ("new", lambda: [count + dice.randrange(10**12) for _ in range(COMMIT_ROWS)]),
-        ):
+        for name, numbers in (("changed", range(count)), ("new", range(count, 10**12))):
             idle: list[float] = []
             busy: list[float] = []
             rounds: list[float] = []
             for _ in range(ROUNDS):
                 for beside in (False, True):
-                    puts = rows(draw())
-                    commit = lambda puts=puts: store.commit(puts, store.lsn + 1, b"summary")  # noqa: E731
+                    puts = rows(dice.sample(numbers, COMMIT_ROWS))
+                    commit = partial(store.commit, puts, store.lsn + 1, b"summary")
                     if not beside:
                         idle.append(timed(commit))
                         continue

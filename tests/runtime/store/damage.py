@@ -17,7 +17,7 @@ PAGE = 4096
 WAL_HEADER, WAL_FRAME = 32, 24 + PAGE
 INTERIOR = {2: "interior", 5: "interior"}
 
-Damage = Callable[["Scene"], None]
+Damage = Callable[["Scene"], object]
 
 
 @dataclass
@@ -197,7 +197,7 @@ def resize(change: Callable[[int], int]) -> Damage:
 
 
 def copy_over(source: str) -> Damage:
-    return lambda scene: shutil.copyfile(getattr(scene, source), scene.path) and None
+    return lambda scene: shutil.copyfile(getattr(scene, source), scene.path)
 
 
 def foreign_page(scene: Scene) -> None:
@@ -233,7 +233,7 @@ FILES: dict[str, Damage] = {
     "another log's pages": foreign_page,
     "its first half is older": half_old,
     "its second half is older": half_new,
-    "text instead": lambda scene: scene.path.write_text("not a store\n" * 1000) and None,
+    "text instead": lambda scene: scene.path.write_text("not a store\n" * 1000),
 }
 
 # --- the WAL of a killed process --------------------------------------------------------------------------------------
@@ -284,8 +284,8 @@ WAL: dict[str, Damage] = {
     "another log's WAL": foreign_wal,
     "an older file under a newer WAL": copy_over("older"),
     "another log's file under the WAL": copy_over("foreign"),
-    "the -shm is garbage": lambda scene: scene.shm.write_bytes(scene.dice.randbytes(32768)) and None,
-    "the -shm is zeroed": lambda scene: scene.shm.write_bytes(bytes(32768)) and None,
+    "the -shm is garbage": lambda scene: scene.shm.write_bytes(scene.dice.randbytes(32768)),
+    "the -shm is zeroed": lambda scene: scene.shm.write_bytes(bytes(32768)),
     "the -shm is missing": lambda scene: scene.shm.unlink(),
 }
 

@@ -120,9 +120,12 @@ KEYS = [b"key %d" % number for number in range(40)]
 GROUPS = {key: None if number < 20 else b"group %d" % (number % 3) for number, key in enumerate(KEYS)}
 ALL_GROUPS = [GROUPS[key] or key for key in KEYS]
 
-puts = st.builds(
-    lambda key, value: Put(key, value, GROUPS[key]), st.sampled_from(KEYS), st.none() | st.binary(max_size=9)
-)
+
+def put(key: bytes, value: bytes | None) -> Put:
+    return Put(key, value, GROUPS[key])
+
+
+puts = st.builds(put, st.sampled_from(KEYS), st.none() | st.binary(max_size=9))
 steps = st.lists(puts, max_size=150) | st.sampled_from(["reopen", "look"])
 
 
