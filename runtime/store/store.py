@@ -161,7 +161,7 @@ class Store:
         if not found:
             return None
         at, value, row_hash = found[0]
-        if at != bucket or len(found) > 1 or not self._hasher.is_whole(bucket, key, value, row_hash):
+        if at != bucket or not self._hasher.is_whole(bucket, key, value, row_hash):
             self._refuse_row(key, at, value, row_hash)
         whole: bytes = value
         return whole
@@ -175,12 +175,9 @@ class Store:
     def _verify(self, bucket: int) -> None:
         """Every row is looked up as `get` would; what was written and isn't found shows in the sum."""
         count = xor = 0
-        last: bytes | None = None
         for key, value, row_hash in self._reader.execute(_BUCKET, (bucket,)):
-            # A key that is there twice could stand for one that a commit on damaged pages has lost.
-            if not self._hasher.is_whole(bucket, key, value, row_hash) or key == last:
+            if not self._hasher.is_whole(bucket, key, value, row_hash):
                 raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
-            last = key
             count += 1
             xor ^= row_hash
         expected, expected_xor = self._sum_of(bucket)
@@ -258,8 +255,8 @@ class Store:
     def _remove_from_sums(self, keys: list[bytes], change: SumsChange) -> None:
         """What the rows of these keys, as they are, add to their buckets.
 
-        As one row of text: each row that SQLite gives costs a round of the interpreter's lock. A damaged index may
-        lead to another key's row, which would then be lost without a trace in the sums: hence `astray`.
+        As one row of text: each row that SQLite gives costs a round of the interpreter's lock. On a damaged index it
+        goes on to rows of other keys, whose hashes would then leave the sums, and nobody would miss them: `astray`.
         """
         [(found, astray)] = self._writer.execute(
             "SELECT group_concat(at.bucket || ':' || at.hash), total(at.key IS NOT listed.key OR at.hash IS NULL)"

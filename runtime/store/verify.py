@@ -93,11 +93,15 @@ class _Verification:
                 self.note(f"the row of key {key!r} is not what was written")
                 continue
             self.row_bytes += len(key) + len(value)
-            count, xor = found[int(bucket)]
-            found[int(bucket)] = (count + 1, xor ^ int(row_hash))
+            _add(found, bucket, row_hash)
         if self._on_progress is not None:
             self._on_progress(self.rows, total)
         return found
+
+
+def _add(sums: list[tuple[int, int]], bucket: int, row_hash: int) -> None:
+    count, xor = sums[bucket]
+    sums[bucket] = (count + 1, xor ^ row_hash)
 
 
 def verify(path: Path, on_progress: OnProgress | None = None) -> Report:

@@ -110,17 +110,13 @@ def measure_reads(path: Path, count: int) -> None:
 def measure_commits(path: Path, count: int) -> None:
     dice = random.Random(3)
     with closing(Store.open(path, UUID)) as store:
-        drawn: dict[str, Callable[[], list[int]]] = {
-            "changed": lambda: dice.sample(range(count), COMMIT_ROWS),
-            "new": lambda: [count + dice.randrange(10**12) for _ in range(COMMIT_ROWS)],
-        }
-        for name, draw in drawn.items():
+        for name, numbers in (("changed", range(count)), ("new", range(count, 10**12))):
             idle: list[float] = []
             busy: list[float] = []
             rounds: list[float] = []
             for _ in range(ROUNDS):
                 for beside in (False, True):
-                    puts = rows(draw())
+                    puts = rows(dice.sample(numbers, COMMIT_ROWS))
                     commit = partial(store.commit, puts, store.lsn + 1, b"summary")
                     if not beside:
                         idle.append(timed(commit))

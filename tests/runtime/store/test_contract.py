@@ -121,11 +121,11 @@ GROUPS = {key: None if number < 20 else b"group %d" % (number % 3) for number, k
 ALL_GROUPS = [GROUPS[key] or key for key in KEYS]
 
 
-def _put(key: bytes, value: bytes | None) -> Put:
+def put(key: bytes, value: bytes | None) -> Put:
     return Put(key, value, GROUPS[key])
 
 
-puts = st.builds(_put, st.sampled_from(KEYS), st.none() | st.binary(max_size=9))
+puts = st.builds(put, st.sampled_from(KEYS), st.none() | st.binary(max_size=9))
 steps = st.lists(puts, max_size=150) | st.sampled_from(["reopen", "look"])
 
 
