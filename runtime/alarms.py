@@ -77,10 +77,10 @@ class Alarms:
         if self._stopped:
             return
         now = self._clock.now_us()
-        agenda_next = self._kernel.agenda_next
-        if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
-            self._look_ahead(now)
         with suppress(JournalFull, OutcomeUnknown):  # the timer that found no room is set again by _fire
+            agenda_next = self._kernel.agenda_next
+            if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
+                self._look_ahead(now)
             for count, (id, command) in enumerate(self._kernel.timers.due(now), start=1):
                 self._fire(id, command, now)
                 if count == _FIRED_AT_ONCE:
@@ -122,12 +122,15 @@ class Alarms:
         self._sweeping = None
         if self._stopped:
             return
-        now = self._clock.now_us()
+        with suppress(OutcomeUnknown):  # the store can't be read, and the process stops
+            self._purge(self._clock.now_us())
+
+    def _purge(self, now: int) -> None:
         over: list[str] = []
         for family in self._families():
             over += self._over(family, now, _PURGED_AT_ONCE - len(over))
         if over:
-            with suppress(JournalFull, OutcomeUnknown):
+            with suppress(JournalFull):
                 self._ledger.commit(Purged(now, over))
             self._schedule()
         if len(over) >= _PURGED_AT_ONCE:
