@@ -68,10 +68,10 @@ class Alarms:
         if self._stopped:
             return
         now = self._clock.now_us()
-        agenda_next = self._kernel.agenda_next
-        if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
-            self._look_ahead(now)
         with suppress(JournalFull, OutcomeUnknown):  # the timer that found no room is set again by _fire
+            agenda_next = self._kernel.agenda_next
+            if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
+                self._look_ahead(now)
             for count, (id, command) in enumerate(self._kernel.timers.due(now), start=1):
                 self._fire(id, command, now)
                 if count == _FIRED_AT_ONCE:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
 from typing import Final
 
@@ -40,7 +41,7 @@ from .registry import Registry
 from .retention import Retention
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
-from .store import StoreWriter
+from .store import StoreError, StoreWriter
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
@@ -112,7 +113,7 @@ class Engine:
         self._retention = Retention(
             self._ledger, clock, settings, registry, self._driver.schedule, self._store_is_behind
         )
-        self._ledger.on_failed = self.kernel.memory.on_failed = self._fail
+        self._ledger.on_failed = self._fail
         self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None
         self._draining = False
@@ -138,6 +139,7 @@ class Engine:
         """
         engine = cls(registry, journal, settings, clock, slots or NoSlots(), entropy or identity.Entropy(), store)
         recover(engine.kernel, journal, store, settings, clock.now_us())
+        engine.kernel.memory.on_failed = engine._fail_unreadable
         engine._ledger.begin()
         await engine._driver.take_over()
         engine._mark_alive()
@@ -184,8 +186,9 @@ class Engine:
         self._driver.evict(id)
 
     def _after_slice(self) -> None:
-        self._alarms.set()
-        self._retention.look()
+        with suppress(OutcomeUnknown):  # the store can't be read, and the process stops
+            self._alarms.set()
+            self._retention.look()
         if self._checkpoints is not None:
             self._checkpoints.look()
 
@@ -212,10 +215,17 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         if self.failed.done():
             return
-        log.critical("stopping", reason=str(error), exc_info=None if isinstance(error, JournalError) else error)
+        log.critical(
+            "stopping", reason=str(error), exc_info=None if isinstance(error, JournalError | StoreError) else error
+        )
         if not self._stopped:
-            self._stop(OutcomeUnknown("outcome unknown: the journal failed; ask again with the same idempotency key"))
+            self._stop(_outcome_unknown(error))
         self.failed.set_result(error)
+
+    def _fail_unreadable(self, error: BaseException) -> None:
+        """Whoever needed what can't be read is told what everybody is told."""
+        self._fail(error)
+        raise _outcome_unknown(error) from error
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -324,3 +334,8 @@ class Engine:
             request.idempotency_key,
             now + request.delay_us if request.delay_us else None,
         )
+
+
+def _outcome_unknown(error: BaseException) -> OutcomeUnknown:
+    what = "store" if isinstance(error, StoreError) else "journal"
+    return OutcomeUnknown(f"outcome unknown: the {what} failed; ask again with the same idempotency key")

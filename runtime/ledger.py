@@ -62,6 +62,7 @@ class Ledger:
         self.on_failed: Callable[[BaseException], None] = _nobody
         self._journal = journal
         self._full = False
+        self._broken: OutcomeUnknown | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gate = OutputGate(journal.next_lsn - 1)
@@ -88,6 +89,8 @@ class Ledger:
     def commit(self, record: Record, headroom_bytes: int = 0) -> None:
         """Raises JournalFull, RecordTooLarge or Unrecordable, with nothing changed; OutcomeUnknown at the end."""
         kernel, journal = self.kernel, self._journal
+        if self._broken is not None:  # a handler may have caught what stops the process, and gone on
+            raise self._broken
         try:
             data = records.encode(record)
             if _may_surprise(record):
@@ -173,7 +176,8 @@ class Ledger:
         self._gate.when(self.last_lsn, callback)
 
     def break_down(self, error: OutcomeUnknown) -> None:
-        """Nobody is told anything but this any more."""
+        """Nobody is told anything but this any more, and nothing more is recorded."""
+        self._broken = error
         self._gate.break_down(error)
         for future in self.watched():
             fail(future, error)

@@ -13,7 +13,7 @@ from .exits import InternalError
 from .invocations import Invocation
 from .kernel import Kernel
 from .settings import Settings
-from .store import StoreWriter
+from .store import StoreError, StoreWriter
 
 _TIDY_EVERY = 4096
 _ENCODED_AT_ONCE = 4096
@@ -42,6 +42,8 @@ def recover(kernel: Kernel, journal: Journal, store: StoreWriter | None, setting
     for lsn, data in journal.read(begin):
         try:
             kernel.apply(records.decode(data))
+        except StoreError:
+            raise
         except Exception as error:
             raise RecoveryFailed(
                 f"record {lsn} of the journal can't be applied ({error!r}): nothing was started or changed; "

@@ -283,7 +283,7 @@ class OrderedOverlay(Overlay):
 
 class WorkingSet:
     """`on_loaded` is told of an invocation that came back, `on_stored` of one that the store holds as it is,
-    `on_leaving` of one that leaves, `on_failed` that the store can't be read."""
+    `on_leaving` of one that leaves, `on_failed` that the store can't be read; it may raise in that error's place."""
 
     def __init__(self, store: StoreWriter | None = None) -> None:
         self.on_loaded: Callable[[Invocation], None] = _nobody

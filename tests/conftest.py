@@ -45,6 +45,8 @@ class Perdure:
         self.data_dir = data_dir
         self.events: list[dict[str, Any]] = []
         """The log of the process that runs now, or ran last; a line that is no event has the key `line`."""
+        self.options: tuple[str, ...] = ()
+        """More of the command line, for each start."""
         self.unanswered = 0
         """Requests of `settle` that had to be sent again."""
         self._session = session
@@ -59,7 +61,7 @@ class Perdure:
         arguments = ["serve", *self.targets, "--data-dir", str(self.data_dir), *addresses]
         self._process = await asyncio.create_subprocess_exec(
             *under,
-            *[sys.executable, "-m", "perdure.runtime", *arguments, "--log-format", "json"],
+            *[sys.executable, "-m", "perdure.runtime", *arguments, "--log-format", "json", *self.options],
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
@@ -110,8 +112,9 @@ class Perdure:
     def _signal(self, number: signal.Signals) -> None:
         """To everything in its session: strace doesn't pass a SIGKILL on."""
         assert self._process is not None
-        if self._process.returncode is None:
-            os.killpg(self._process.pid, number)
+        with suppress(ProcessLookupError):  # it has just ended, and nobody has asked how
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, number)
 
     async def call(self, path: str, body: object = None, *, key: str | None = None) -> Answer:
         """POST.  Raises aiohttp.ClientError if there was no answer: the outcome is unknown."""

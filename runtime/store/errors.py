@@ -117,15 +117,17 @@ def explained(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     primary = extended & 0xFF
     if primary in _DAMAGED or extended in _READ_ERRORS:
         return StoreDamaged(path, str(error))
-    if extended in _SYNC_ERRORS:
-        return StoreFailed(f"a sync of {path} failed: {error}; the journal has everything, start again")
     if primary in _FULL:
-        return _full(path, error)
+        return _failed(path, error) if extended in _SYNC_ERRORS else _full(path, error)
     if primary in _IN_USE:
         return StoreInUse(f"{path} is locked by another program: end it and try again; nothing was changed")
     if primary in _NOT_WRITABLE:
         return _not_writable(path, error)
     return StoreError(f"{path}: {error}; nothing was changed; this is a bug, please report it")
+
+
+def _failed(path: Path, error: Exception) -> StoreFailed:
+    return StoreFailed(f"a sync of {path} failed: {error}; the journal has everything, start again")
 
 
 def _full(path: Path, error: Exception) -> StoreFull:

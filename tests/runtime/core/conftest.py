@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,6 @@ from perdure.runtime.admission import Request
 from perdure.runtime.clock import ManualClock
 from perdure.runtime.engine import Engine, Submission
 from perdure.runtime.invocations import Invocation, ObjectEntry
-from perdure.runtime.kernel import Kernel
 from perdure.runtime.records import Failed, Invoked, Outcome, Record, Success
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
@@ -29,6 +28,7 @@ from perdure.runtime.slots import NoSlots, Slots
 from perdure.runtime.store import MemoryStore
 from tests.runtime.held_journal import HeldJournal
 from tests.runtime.kept_journal import KeptJournal
+from tests.runtime.kernel_dump import dump, everything, rebuilt
 
 SEED = 20_261_122
 COLD: dict[str, Any] = {"checkpoint_records_max": 1, "checkpoint_changes_max": 1, "memory_bytes_max": 1}
@@ -190,57 +190,6 @@ class World:
 
     def kinds(self) -> list[str]:
         return [type(record).__name__ for record in self.recorded()]
-
-
-def everything(kernel: Kernel) -> list[Invocation]:
-    """All invocations; they are in memory afterwards, and all objects with them."""
-    store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
-    if store is not None:
-        for row, _ in store.range(b"o", b"p", 10**6):
-            kernel.entry(*row[1:].decode().split("\0"))
-        for row, _ in store.range(b"i", b"j", 10**6):
-            kernel.find(row[1:].decode())
-    return [*kernel.invocations.values()]
-
-
-def dump(kernel: Kernel) -> dict[str, Any]:
-    """All a kernel remembers, wherever it is, as plain data that can be compared."""
-    everything(kernel)
-    live = kernel.timers._live  # pyright: ignore[reportPrivateUsage]
-    heap = kernel.timers._heap  # pyright: ignore[reportPrivateUsage]
-    store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
-    overlay = kernel.memory.rows
-    stored = {} if store is None else {**dict(store.range(b"k", b"l", 10**6)), **dict(store.range(b"w", b"x", 10**6))}
-    rows = {row: value for row, value in {**stored, **overlay.frozen, **overlay.changed}.items() if row[:1] in b"kw"}
-    counts = msgspec.structs.asdict(kernel.counts)
-    return {
-        "objects": {
-            key: (entry.fields, entry.holder, [*entry.mailbox], entry.expires) for key, entry in kernel.objects.items()
-        },
-        "invocations": {id: _of_invocation(one) for id, one in kernel.invocations.items()},
-        "rows": {row: value for row, value in rows.items() if value is not None},
-        "retention": {family: kernel.first_ended(family, 10**6) for family in counts["retained"]},
-        "timers": sorted((due, id, command) for due, count, id, command in heap if live.get((id, command)) == count),
-        "counts": {name: count for name, count in counts.items() if name not in _PASSING},
-    }
-
-
-_PASSING = ("in_ready_queue", "agenda", "frozen_at")
-"""What doesn't outlive the moment."""
-
-
-def _of_invocation(invocation: Invocation) -> dict[str, Any]:
-    fields = {name: value for name, value in msgspec.structs.asdict(invocation).items() if name not in _PASSING}
-    return {**fields, "deliveries": [*invocation.deliveries], "waiters": invocation.waiters or []}
-
-
-def rebuilt(data: Iterable[bytes]) -> Kernel:
-    """A kernel to which the records were applied, and nothing else was done."""
-    kernel = Kernel()
-    for each in data:
-        kernel.apply(records.decode(each))
-    kernel.ended.clear()
-    return kernel
 
 
 @pytest.fixture(autouse=True, params=["warm", "cold"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from perdure.runtime.kernel import Kernel
 from perdure.runtime.records import Due, Invoked, Turn, encode
 from perdure.runtime.recovery import RecoveryFailed, recover
 from perdure.runtime.settings import Settings
+from perdure.runtime.store import MemoryStore, StoreDamaged
 from tests.runtime.core.programs import Drawn, Machine, all_ended_well, arrivals, life, memory
 from tests.runtime.kept_journal import KeptJournal
 
@@ -25,6 +27,11 @@ SEED = 20_261_126
 PROGRAMS = 40
 CRASHES_PER_PROGRAM = 6
 SEEDS = range(SEED, SEED + PROGRAMS)
+
+
+class DamagedStore(MemoryStore):
+    def get(self, key: bytes, group: bytes | None = None) -> bytes | None:
+        raise StoreDamaged(Path("store"), f"the row of key {key!r} is not what was written")
 
 
 def another_life(worlds: Worlds, records: list[bytes], draw: random.Random) -> World:
@@ -121,6 +128,16 @@ def test_a_record_of_another_version_refuses_the_start() -> None:
 
     with pytest.raises(RecoveryFailed, match=r"record 1 .*version 99"):
         recover(Kernel(), journal, None, Settings(), 0)
+
+
+def test_a_store_that_cannot_be_read_refuses_the_start_as_that() -> None:
+    """It is the store that is damaged, not the record that needed it."""
+    store = DamagedStore()
+    store.lsn = 1
+    journal = KeptJournal([encode(Due(1, "i")), encode(Due(1, "i"))])
+
+    with pytest.raises(StoreDamaged, match="the row of key"):
+        recover(Kernel(store), journal, store, Settings(), 0)
 
 
 async def test_a_restart_drives_only_what_has_something_to_do(worlds: Worlds) -> None:
