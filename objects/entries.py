@@ -194,7 +194,8 @@ class Entries:
                 return
 
     def _portions(self, after: bytes | None) -> Iterator[list[Row]]:
-        more = True
+        """UnreadableState at the end of all of them if there were more or fewer than there should be."""
+        more, whole, count = True, after is None, 0
         while more:
             rows: list[Row] = [*self._source.range(self.field, after, PORTION)]
             more = len(rows) == PORTION
@@ -202,8 +203,15 @@ class Entries:
             own = self._own(after, end)
             if len(own) == PORTION:
                 more, end = True, own[-1]
-            yield self._merged(rows, own, end)
+            portion = self._merged(rows, own, end)
+            count += len(portion)
+            yield portion
             after = end
+        if whole and count != self.length:
+            raise UnreadableState(
+                f"{self.where} has {self.length:,} entries, and {count:,} are stored: its rows are damaged; nothing "
+                "was overwritten, bring back a copy of the data directory from before"
+            )
 
     def _own(self, after: bytes | None, end: bytes | None) -> list[bytes]:
         """The first PORTION keys behind `after`, up to `end`, of what lies over the source."""

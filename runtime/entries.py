@@ -7,6 +7,7 @@ else may change it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 import msgspec
@@ -14,8 +15,8 @@ import msgspec
 from .invocations import Invocation
 from .kernel import Kernel
 
-_portion = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
-_encode = msgspec.msgpack.Encoder().encode
+_portion = msgspec.json.Decoder(list[tuple[str, msgspec.Raw]])
+_encode = msgspec.json.Encoder().encode
 
 Read = Callable[[str, Callable[[], bytes | None]], bytes | None]
 """What was read under a name, from the record in a replay, else by the function."""
@@ -44,11 +45,12 @@ class CommittedEntries:
 class OwnEntries(CommittedEntries):
     """As the invocation first saw them."""
 
-    __slots__ = ("_invocation",)
+    __slots__ = ("_invocation", "_ordered")
 
     def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
         super().__init__(kernel, invocation)
         self._invocation = invocation
+        self._ordered: dict[str, list[bytes]] = {}
 
     def length(self, field: str) -> int:
         history = self._invocation.history
@@ -67,10 +69,7 @@ class OwnEntries(CommittedEntries):
         while len(found) < limit:
             portion = super().range(field, after, limit)
             last = portion[-1][0] if len(portion) == limit else None
-            seen: dict[bytes, bytes | None] = dict(portion)
-            for entry, value in before.items():
-                if (after is None or entry > after) and (last is None or entry <= last):
-                    seen[entry] = value
+            seen = {**dict(portion), **{entry: before[entry] for entry in self._changed(field, after, last)}}
             found += [(entry, value) for entry in sorted(seen) if (value := seen[entry]) is not None]
             if last is None:
                 break
@@ -81,9 +80,22 @@ class OwnEntries(CommittedEntries):
         history = self._invocation.history
         return {} if history is None else history.before_entries.get(field, {})
 
+    def _changed(self, field: str, after: bytes | None, last: bytes | None) -> list[bytes]:
+        """Of what it has changed, the keys behind `after`, up to `last`."""
+        before = self._before(field)
+        ordered = self._ordered.get(field, [])
+        if len(ordered) != len(before):  # keys only ever join
+            ordered = self._ordered[field] = sorted(before)
+        first = 0 if after is None else bisect_right(ordered, after)
+        return ordered[first : len(ordered) if last is None else bisect_right(ordered, last)]
+
 
 class ReadEntries:
-    """As a reader sees them: what is read gets into its turn's record, under a name that no field has."""
+    """As a reader sees them: what is read gets into its turn's record, under a name that no field has.
+
+    `votes#` is the length of `votes`, `votes#73626f62` the entry of that key (in hexadecimal), `votes#73626f62..128`
+    the first 128 behind it: pairs of a key and a value.  All of it is JSON, as what is read of fields is.
+    """
 
     __slots__ = ("_committed", "_read")
 
@@ -99,5 +111,9 @@ class ReadEntries:
 
     def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         name = f"{field}#{'' if after is None else after.hex()}..{limit}"
-        read = self._read(name, lambda: _encode(self._committed.range(field, after, limit)))
-        return [] if read is None else _portion.decode(read)
+        read = self._read(name, lambda: _packed(self._committed.range(field, after, limit)))
+        return [] if read is None else [(bytes.fromhex(entry), bytes(value)) for entry, value in _portion.decode(read)]
+
+
+def _packed(portion: list[tuple[bytes, bytes]]) -> bytes:
+    return _encode([(entry.hex(), msgspec.Raw(value)) for entry, value in portion])

@@ -545,16 +545,19 @@ def difference_of(recorded: Turn, replayed: Turn) -> str | None:
 def _difference_of_entries(recorded: Turn, replayed: Turn) -> str:
     for was, is_ in zip_longest(recorded.entries, replayed.entries):
         if was != is_:
-            return f"the journal {_said_of_entry(was)}, the code now {_said_of_entry(is_)}"
-    return f"the journal has the lengths {recorded.lengths}, the code now has {replayed.lengths}"
+            return f"the journal {_said_of_entry(was, 'wrote')}, the code now {_said_of_entry(is_, 'writes')}"
+    fields = sorted({*recorded.lengths, *replayed.lengths})
+    field = next(f for f in fields if recorded.lengths.get(f) != replayed.lengths.get(f))
+    had, has = (side.lengths.get(field, "as many as before") for side in (recorded, replayed))
+    return f"the journal left {had} entries in {field}, the code now leaves {has}"
 
 
-def _said_of_entry(change: tuple[str, bytes, bytes | None] | None) -> str:
+def _said_of_entry(change: tuple[str, bytes, bytes | None] | None, wrote: str) -> str:
     if change is None:
-        return "does nothing"
+        return f"{wrote} no entry there"
     field, name, value = change
-    where = f"{field}[{label_of(name)}]"
-    return f"removed {where}" if value is None else f"wrote {value.decode(errors='replace')} to {where}"
+    shown = "nothing" if value is None else value.decode(errors="replace")
+    return f"{wrote} {shown} to {field}[{label_of(name)}]"
 
 
 def _difference_of_writes(recorded: dict[str, bytes], replayed: dict[str, bytes]) -> str:

@@ -124,10 +124,9 @@ class Kernel:
         self, service: str, key: str, field: str, after: bytes | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
         """The first entries behind `after`, in the order of their names."""
-        prefix = rows.entries_prefix(service, key, field)
+        prefix, end = rows.entries_range(service, key, field)
         begin = prefix if after is None else prefix + after + b"\0"
-        found = self._entries.range(begin, prefix[:-1] + b"\1", limit)
-        return [(row[len(prefix) :], value) for row, value in found]
+        return [(row[len(prefix) :], value) for row, value in self._entries.range(begin, end, limit)]
 
     def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
         id = self._rows.get(rows.idempotency_row(service, key, handler, idempotency_key))
@@ -713,10 +712,11 @@ class Kernel:
     def _remove(self, key: ObjectKey, entry: ObjectEntry) -> None:
         """An object is gone, and the entries of its Lists and Maps with it."""
         for field in entry.lengths:
-            prefix = rows.entries_prefix(*key, field)
-            while portion := self._entries.range(prefix, prefix[:-1] + b"\1", _REMOVED_AT_ONCE):
+            begin, end = rows.entries_range(*key, field)
+            while portion := self._entries.range(begin, end, _REMOVED_AT_ONCE):
                 for row, _ in portion:
                     self._entries.put(row, None)
+                begin = portion[-1][0] + b"\0"  # not from the first again: what is gone would be walked each time
         self._objects.remove(key)
 
     def _stay(self, key: ObjectKey, entry: ObjectEntry) -> None:

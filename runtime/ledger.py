@@ -20,6 +20,7 @@ from .exits import InternalError
 from .gate import OutcomeUnknown, OutputGate, fail
 from .invocations import Invocation
 from .kernel import Kernel
+from .record_lines import what_is_large
 from .records import (
     AwaitPromise,
     Call,
@@ -104,8 +105,8 @@ class Ledger:
         except JournalFull as error:
             self._say_full(error)
             raise
-        except RecordTooLarge:
-            raise
+        except RecordTooLarge as error:
+            raise RecordTooLarge(f"{error}{what_is_large(record)}") from error
         except JournalError as error:  # it has failed already, and its writer's message is on its way
             self.on_failed(error)
             raise OutcomeUnknown("the journal failed: nothing was recorded, and the process stops") from error

@@ -5,12 +5,15 @@ that it makes. `perdure.journal.dump` puts the text on one line and escapes what
 """
 
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import msgspec
 
-from .records import Command, Outcome, decode
+from perdure.objects.entry_keys import label_of
+
+from .records import Command, Outcome, Record, Turn, decode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNTED = frozenset({"index"})  # the place among the turn's commands, which nobody wrote
@@ -20,8 +23,29 @@ _NOT_AMONG_THE_FIELDS = frozenset({"seed", "at"})  # the one is secret, the othe
 def describe(data: bytes) -> str:
     """`TIME KIND FIELDS`, in UTC to the microsecond. Raises UnknownRecord for what this release can't read."""
     record = decode(data)
-    fields = json.dumps(_fields(record, _NOT_AMONG_THE_FIELDS), ensure_ascii=False)
-    return f"{_time(record.at)} {type(record).__name__:<9} {fields}"
+    fields = _fields(record, _NOT_AMONG_THE_FIELDS)
+    if isinstance(record, Turn) and record.entries:
+        fields["entries"] = {f"{field}[{label_of(entry)}]": _plain(value) for field, entry, value in record.entries}
+    return f"{_time(record.at)} {type(record).__name__:<9} {json.dumps(fields, ensure_ascii=False)}"
+
+
+def what_is_large(record: Record) -> str:
+    """Which field takes most of a turn's record, to stand behind its size; empty if none does."""
+    if not isinstance(record, Turn):
+        return ""
+    sizes: Counter[tuple[str, str]] = Counter()
+    for field, written in record.writes.items():
+        sizes["wrote to", field] += len(written)
+    for field, entry, value in record.entries:
+        sizes["wrote to", field] += len(entry) + len(value or b"")
+    for name, read in record.reads.items():
+        sizes["read of", name.partition("#")[0]] += len(name) + len(read or b"")
+    if not sizes:
+        return ""
+    [((did, field), size)] = sizes.most_common(1)
+    if 2 * size < sizes.total():
+        return ""
+    return f"; {size:,} of them are what the turn {did} {field}: take less of it at once, with an await in between"
 
 
 def divergence(recorded: Command, now: Command) -> str:

@@ -58,6 +58,12 @@ def entries_prefix(service: str, key: str, field: str) -> bytes:
     return b"c" + "\0".join((service, key, field)).encode() + b"\0"
 
 
+def entries_range(service: str, key: str, field: str) -> tuple[bytes, bytes]:
+    """Where these rows begin, and before what they end."""
+    prefix = entries_prefix(service, key, field)
+    return prefix, prefix[:-1] + b"\1"
+
+
 def pack_owner(id: str, command: int) -> bytes:
     return _encode((id, command))
 

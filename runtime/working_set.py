@@ -39,6 +39,7 @@ _ENTRY_BYTES: Final = 700
 _INVOCATION_BYTES: Final = 1_000
 _HISTORY_ENTRIES: Final = 4
 _DELIVERY_BYTES: Final = 300
+_IMAGE_BYTES: Final = 200
 
 
 class Resident(Generic[K, T]):
@@ -265,20 +266,24 @@ class OrderedOverlay(Overlay):
     def range(self, begin: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """The first `limit` rows of `begin <= key < end`, in order."""
         found: list[tuple[bytes, bytes]] = []
-        while len(found) < limit:
+        while len(found) < limit and begin < end:
             below = self._scan(begin, end, limit)
-            whole = len(below) < limit
-            until = end if whole else below[-1][0] + b"\0"
-            over = self._keys[bisect_left(self._keys, begin) : bisect_left(self._keys, until)]
+            until = end if len(below) < limit else below[-1][0] + b"\0"
+            over = self._over(begin, until, limit)
+            if len(over) == limit:  # more may lie behind them: a whole field that was just written, or emptied
+                until = over[-1] + b"\0"
             if over:
-                merged = {**dict(below), **{key: self.get(key) for key in over}}
+                merged = {**{key: value for key, value in below if key < until}, **{key: self.get(key) for key in over}}
                 found += [(key, value) for key in sorted(merged) if (value := merged[key]) is not None]
             else:
                 found += below
-            if whole:
-                break
             begin = until
         return found[:limit]
+
+    def _over(self, begin: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first keys of what lies over the store."""
+        first = bisect_left(self._keys, begin)
+        return self._keys[first : min(bisect_left(self._keys, end), first + limit)]
 
 
 class WorkingSet:
@@ -526,6 +531,8 @@ def _bytes_of_invocation(invocation: Invocation) -> int:
     entries = len(invocation.deliveries) + (0 if history is None else _HISTORY_ENTRIES + len(history.turns))
     outcome = invocation.outcome
     kept = len(invocation.arguments) + (len(outcome.value) if isinstance(outcome, Success) else 0)
+    if history is not None:
+        kept += sum(_IMAGE_BYTES * len(images) for images in history.before_entries.values())
     return _INVOCATION_BYTES + kept + _DELIVERY_BYTES * entries
 
 

@@ -30,12 +30,15 @@ def dump(kernel: Kernel) -> dict[str, Any]:
     heap = kernel.timers._heap  # pyright: ignore[reportPrivateUsage]
     store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
     overlay = kernel.memory.rows
-    stored = {} if store is None else {**dict(store.range(b"k", b"l", 10**6)), **dict(store.range(b"w", b"x", 10**6))}
-    rows = {row: value for row, value in {**stored, **overlay.frozen, **overlay.changed}.items() if row[:1] in b"kw"}
+    stored = {} if store is None else dict(row for kind in _KINDS for row in store.range(kind, kind + b"\xff", 10**6))
+    entries = kernel.memory.entries
+    over = {**overlay.frozen, **overlay.changed, **entries.frozen, **entries.changed}
+    rows = {row: value for row, value in {**stored, **over}.items() if row[:1] in _KINDS}
     counts = msgspec.structs.asdict(kernel.counts)
     return {
         "objects": {
-            key: (entry.fields, entry.holder, [*entry.mailbox], entry.expires) for key, entry in kernel.objects.items()
+            key: (entry.fields, entry.lengths, entry.holder, [*entry.mailbox], entry.expires)
+            for key, entry in kernel.objects.items()
         },
         "invocations": {id: _of_invocation(one) for id, one in kernel.invocations.items()},
         "rows": {row: value for row, value in rows.items() if value is not None},
@@ -44,6 +47,9 @@ def dump(kernel: Kernel) -> dict[str, Any]:
         "counts": {name: count for name, count in counts.items() if name not in _PASSING},
     }
 
+
+_KINDS = (b"c", b"k", b"w")
+"""Of the small rows: entries of Lists and Maps, idempotency keys, awakeables.  The others follow from the rest."""
 
 _PASSING = ("in_ready_queue", "agenda", "frozen_at")
 """What doesn't outlive the moment."""
