@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from typing import Any, cast
@@ -208,7 +207,7 @@ class Execution:
         """What leads back here would be left to the collector."""
         self._context.cut()
         self._main = None
-        with suppress(AttributeError):  # gone already
+        if hasattr(self, "_state"):  # not gone already
             del self._state, self._instance
 
     def on_divergence(self, callback: Callable[[str], None] | None) -> None:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _PAGE: Final = 1_000
 _ALL: Final = 2**40
+_ABSENT_MAX: Final = 10_000
 _FOREVER: Final = 2**63
 
 # About what things take in memory beside their bytes: measured with tracemalloc over 10,000 of each, rounded up.
@@ -47,9 +48,11 @@ class Resident(Generic[K, T]):
 
     `fresh` are new since the last freeze and can't be in the store, `changed` may be; None: it is gone.
     `frozen` is on its way to the store, of which `unpacked` isn't rows yet.
+    `absent` are some that are nowhere, lately asked for: an object without state comes and goes with each invocation.
     """
 
     __slots__ = (
+        "_absent",
         "_bytes_of",
         "_clean",
         "_on_stored",
@@ -81,6 +84,7 @@ class Resident(Generic[K, T]):
         self.unpacked: dict[K, T | None] = {}
         self.rows: list[Put] = []
         self.tracking = tracking
+        self._absent: set[K] = set()
         self._clean = clean
         self._read = read
         self._to_rows = to_rows
@@ -108,6 +112,7 @@ class Resident(Generic[K, T]):
         """A new one: `find` has none."""
         self.here[key] = thing
         if self.tracking:
+            self._absent.discard(key)
             if key in self.changed or key in self.frozen:
                 self._first_change(key, thing)
             else:
@@ -116,19 +121,30 @@ class Resident(Generic[K, T]):
     def remove(self, key: K) -> None:
         """It is gone for good."""
         thing = self.here.pop(key)
-        if self.tracking and self.fresh.pop(key, None) is None:
-            if key not in self.changed:
-                self._first_change(key, thing)
-            self.changed[key] = None
+        if not self.tracking:
+            return
+        if self.fresh.pop(key, None) is not None:
+            self._is_nowhere(key)
+            return
+        if key not in self.changed:
+            self._first_change(key, thing)
+        self.changed[key] = None
 
     def _load(self, key: K) -> T | None:
-        if key in self.changed or key in self.frozen:
+        if key in self._absent or key in self.changed or key in self.frozen:
             return None
         thing = self._read(key)
-        if thing is not None:
+        if thing is None:
+            self._is_nowhere(key)
+        else:
             self.here[key] = thing
             self._clean.add(key, self._bytes_of(thing))
         return thing
+
+    def _is_nowhere(self, key: K) -> None:
+        if len(self._absent) >= _ABSENT_MAX:
+            self._absent.clear()
+        self._absent.add(key)
 
     def _first_change(self, key: K, thing: T) -> None:
         if key in self.unpacked:
