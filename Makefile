@@ -26,7 +26,7 @@ endif
 PY := $(VENV)/bin/python
 CODE := journal objects runtime examples tests
 
-.PHONY: help demo run test check lint format format-check types bench clean names lock
+.PHONY: help demo run test check lint format format-check types bench bench-store clean names lock
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -38,6 +38,9 @@ run: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@$(PY) tests/benchmarks/bench.py $(ARGS)
+
+bench-store: $(VENV)/.installed
+	@$(PY) -m tests.benchmarks.store_scale $(ARGS)
 
 # The first part shows tables of what was tried, and measures itself; the rest runs side by side.
 test: $(VENV)/.developing names

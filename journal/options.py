@@ -14,8 +14,9 @@ SEGMENT_BYTES_MIN = SEGMENT_OVERHEAD_BYTES + 2 * SECTOR_BYTES
 class LogOptions:
     """How a `Log` behaves; a directory may be opened with other options than it was made with."""
 
-    segment_bytes: int = 64 * 1024 * 1024
-    """Size of new segments: several of the largest records fit, and trimming gives space back in small change."""
+    segment_bytes: int = 32 * 1024 * 1024
+    """Size of new segments: the largest record fits, a start reads the last of them whole, and trimming gives space
+    back in small change."""
 
     spare_segments: int = 1
     """Free segments held ready, so that the writer never waits for one and a full disk is noticed early."""

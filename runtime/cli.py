@@ -5,6 +5,7 @@ What a person typed becomes one call here, and whatever goes wrong becomes one l
 must not wait for an HTTP server to be imported.
 """
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ def serve(
 
     hash_seed = settle(data_dir)
 
+    gc.disable()  # until all that stays is there (process.py): a start makes no garbage worth looking for
     from . import process
 
     return process.serve(

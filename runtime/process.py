@@ -302,9 +302,9 @@ def with_descriptors(settings: Settings) -> Settings:
 
 
 def _tune_interpreter() -> None:
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
+    gc.enable()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 

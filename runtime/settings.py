@@ -141,7 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What objects and waiting handlers that could leave memory may take of it, about. Beyond that the least recently
     used ones go; one lookup brings each back."""
 
-    checkpoint_records_max: Count = 16_384
+    checkpoint_records_max: Count = 32_768
     """A checkpoint is made when the store is this many records behind: a start has to replay them, some 10 µs each."""
 
     checkpoint_changes_max: Count = 4_096

@@ -14,7 +14,7 @@ import pytest
 from perdure.objects import TerminalError, VirtualObject, handler, shared
 from perdure.runtime.admission import Refused
 from perdure.runtime.gate import OutcomeUnknown, OutputGate
-from perdure.runtime.records import Failed, Success
+from perdure.runtime.records import Due, Failed, Success
 
 if TYPE_CHECKING:
     from tests.runtime.core.conftest import World
@@ -300,3 +300,15 @@ async def test_a_gate_that_broke_lets_nothing_pass() -> None:
 
     assert isinstance(before.exception(), OutcomeUnknown)
     assert isinstance(after.exception(), OutcomeUnknown)
+
+
+async def test_nothing_is_recorded_after_a_failure(worlds: Callable[..., World]) -> None:
+    """A handler may have caught what stops the process, and gone on: its turn doesn't count any more."""
+    world = await worlds().start()
+    ledger = world.engine._ledger  # pyright: ignore[reportPrivateUsage]
+    ledger.break_down(OutcomeUnknown("the store failed"))
+
+    with pytest.raises(OutcomeUnknown):
+        ledger.commit(Due(1, "i"))
+
+    assert world.journal.next_lsn == 1

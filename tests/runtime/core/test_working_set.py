@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from perdure.objects import VirtualObject, handler
 from perdure.runtime import rows
+from perdure.runtime.invocations import ObjectEntry
 from perdure.runtime.store import MemoryStore
 from perdure.runtime.working_set import WorkingSet
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     Worlds = Callable[..., World]
 
 HOUR = 3_600.0
+
+
+class Echo(VirtualObject):
+    @handler
+    async def say(self, number: int) -> int:
+        return number
 
 
 class Sleeper(VirtualObject):
@@ -55,6 +62,52 @@ def test_what_is_gone_since_the_last_checkpoint_hides_nothing_behind_it() -> Non
     assert memory.next_due(5) == 30
     assert memory.ended("Account", 1) == [(30, "inv")]
     assert memory.due(5, 40) == [(30, "inv")]
+
+
+async def test_what_is_nowhere_is_asked_for_once(worlds: Worlds) -> None:
+    """An object without state comes and goes with each of its invocations."""
+    asked: list[bytes] = []
+
+    class Counting(MemoryStore):
+        def get(self, key: bytes, group: bytes | None = None) -> bytes | None:
+            asked.append(key)
+            return super().get(key, group)
+
+    world = worlds(Echo)
+    world.store = Counting()
+    await world.start()
+    for n in range(5):
+        assert await world.call("Echo/e/say", n) == n
+
+    assert asked == [rows.object_key("Echo", "e")]
+
+
+def test_what_is_nowhere_is_found_once_it_is_there() -> None:
+    """And not any more once it is gone, in whatever steps it goes to the store."""
+    store = MemoryStore()
+    memory = WorkingSet(store)
+    key = ("Account", "a")
+    for _ in range(3):
+        assert memory.objects.find(key) is None
+        memory.objects.add(key, ObjectEntry(fields={"balance": b"1"}))
+        _checkpoint(memory, store)
+        memory.evict(0, lambda _: True)
+        assert memory.objects.find(key) is not None
+        memory.objects.remove(key)
+        assert memory.objects.find(key) is None
+        memory.objects.add(key, ObjectEntry())
+        memory.objects.remove(key)
+        assert memory.objects.find(key) is None
+        _checkpoint(memory, store)
+
+
+def _checkpoint(memory: WorkingSet, store: MemoryStore) -> None:
+    memory.freeze(0)
+    while memory.encode(100):
+        pass
+    store.commit(memory.frozen_rows(), store.lsn + 1, b"")
+    while memory.thaw(100):
+        pass
 
 
 async def test_a_timeout_that_is_no_longer_needed_keeps_no_other_from_firing(worlds: Worlds) -> None:

@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.runtime.store import layout
+
 PAGE = 4096
 WAL_HEADER, WAL_FRAME = 32, 24 + PAGE
 INTERIOR = {2: "interior", 5: "interior"}
@@ -392,8 +394,8 @@ SQL: dict[str, Damage] = {
         f"ATTACH '{scene.older}' AS older", "DELETE FROM meta", "INSERT INTO meta SELECT * FROM older.meta"
     )(scene),
     "a page of sums deleted": sql("DELETE FROM sums WHERE page = 3"),
-    "a page of sums added": sql("INSERT INTO sums VALUES (512, zeroblob(1536))"),
-    "a page of sums zeroed": sql("UPDATE sums SET data = zeroblob(1536)"),
+    "a page of sums added": sql(f"INSERT INTO sums VALUES ({layout.PAGES}, zeroblob({layout.PAGE_BYTES}))"),
+    "a page of sums zeroed": sql(f"UPDATE sums SET data = zeroblob({layout.PAGE_BYTES})"),
     "a page of sums cut": sql("UPDATE sums SET data = x'00' WHERE page = 3"),
     "a page of sums made a number": sql("UPDATE sums SET data = 1 WHERE page = 3"),
     "two pages of sums swapped": sql(
