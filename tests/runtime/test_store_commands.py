@@ -237,6 +237,24 @@ def test_verify_of_a_sound_store_beside_a_damaged_journal(whole: Path, run: Run)
     assert said.out.startswith("whole: ")
 
 
+@pytest.mark.parametrize("before", ["_read_store", "_read_journal"])
+def test_verify_while_a_process_records_commits_and_trims(
+    trimmed: Path, run: Run, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Just before the one or the other is read: neither is taken for one that doesn't fit."""
+    read = getattr(store_commands, before)
+
+    def read_later(place: Path) -> object:
+        asyncio.run(append_to_small_segments(trimmed, range(12, 24)))
+        return read(place)
+
+    monkeypatch.setattr(store_commands, before, read_later)
+
+    said = run("verify", trimmed)
+
+    assert (said.code, said.err) == (OK, "")
+
+
 async def test_verify_beside_a_live_process_disturbs_nothing(
     perdure: Callable[..., Perdure], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
