@@ -153,9 +153,9 @@ def journal() -> None:
     """Look at a journal, also of a running process. Nothing is ever written."""
 
 
-@journal.command("verify")
+@journal.command()
 @click.argument("directory", metavar="DIR", type=PATH)
-def verify_journal(directory: Path) -> int:
+def verify(directory: Path) -> int:
     """Check every byte of the journal in DIR.
 
     Exit code 0 if it is sound, 12 if it is damaged, 11 if a newer release wrote it.
