@@ -1,4 +1,4 @@
-"""The command line: `perdure serve`, `check`, `replay`, `journal verify` and `journal dump`.
+"""The command line: `perdure serve`, `check`, `replay`, `journal verify|dump` and `store verify|rebuild`.
 
 What a person typed becomes one call here, and whatever goes wrong becomes one line on stderr and an exit code
 (exits.py). Nothing heavy is imported at the top: `serve` re-executes itself under its hash seed first, and `--help`
@@ -178,6 +178,35 @@ def dump(directory: Path, from_lsn: int) -> int:
     from . import journal_commands
 
     return journal_commands.dump(directory, from_lsn)
+
+
+@commands.group()
+def store() -> None:
+    """Look at the store beside a journal, or make it anew."""
+
+
+@store.command("verify")
+@click.argument("directory", metavar="DIR", type=PATH)
+def verify_store(directory: Path) -> int:
+    """Check every row of the store in data directory DIR, and that it fits the journal; also of a running process.
+
+    Exit code 0 if it is sound or not there yet, 12 if it is damaged or doesn't fit, 11 if a newer release wrote it.
+    """
+    from . import store_commands
+
+    return store_commands.verify(directory)
+
+
+@store.command()
+@click.argument("directory", metavar="DIR", type=PATH)
+def rebuild(directory: Path) -> int:
+    """Make the store in data directory DIR anew from the journal, while no process serves it.
+
+    Refused where the journal doesn't begin with record 1 any more. The old store is kept as store.sqlite.damaged.
+    """
+    from . import store_commands
+
+    return store_commands.rebuild(directory)
 
 
 def _take_hash_seed_of(data_dir: Path) -> None:

@@ -6,12 +6,13 @@ used is made anew if the journal still begins at its first record, and refused i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from perdure.journal import Damaged, Journal, Log
+from perdure.journal import Damaged, Journal, Log, NotAJournal
 
 from .exits import DAMAGED, StartRefused
 from .slots import SLOTS_FILE, Slots
@@ -35,15 +36,34 @@ def open_journal(directory: Path) -> Log:
     A directory that has been in use but holds no segment has lost its journal: an empty one made in its place would
     look like a fresh start, and every object would begin at its defaults.
     """
+    _refuse_lost_journal(directory)
+    return Log.open(directory)
+
+
+def refuse_without_journal(directory: Path) -> None:
+    """For whoever looks after a data directory, and must not make one.  Raises NotAJournal, Damaged."""
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        raise NotAJournal(f"{directory} can't be read: {error.strerror}; name a data directory") from error
+    _refuse_lost_journal(directory)
+    if not _has_journal(directory):
+        raise NotAJournal(f"{directory} is no data directory: there is no journal (*.segment) in it; nothing was done")
+
+
+def _refuse_lost_journal(directory: Path) -> None:
     used = next((name for name in (SLOTS_FILE, STORE_FILE) if (directory / name).exists()), None)
-    if used is not None and not any(directory.glob("*.segment")):
+    if used is not None and not _has_journal(directory):
         raise Damaged(
             used,
             0,
             1,
             f"{directory} was in use, but its journal (*.segment) is missing; put it back, or name an empty directory",
         )
-    return Log.open(directory)
+
+
+def _has_journal(directory: Path) -> bool:
+    return any(directory.glob("*.segment"))
 
 
 def open_store(directory: Path, journal: Journal) -> Store:
@@ -53,7 +73,7 @@ def open_store(directory: Path, journal: Journal) -> Store:
     recorded = journal.next_lsn - 1
     if not path.exists():
         if not whole:
-            raise StoreLost(f"{path} is missing, and {_trimmed(journal)}")
+            raise StoreLost(f"{path} is missing, and {trimmed(journal.first_lsn)}")
         if recorded:
             log.warning("the store is missing: it is made anew from the journal", records=recorded)
         return Store.open(path, journal.uuid)
@@ -61,43 +81,56 @@ def open_store(directory: Path, journal: Journal) -> Store:
         store = Store.open(path, journal.uuid)
     except (StoreDamaged, StoreForeign) as error:
         if not whole:
-            raise StoreLost(f"{error}; and {_trimmed(journal)}") from error
+            raise StoreLost(f"{error}; and {trimmed(journal.first_lsn)}") from error
         log.warning("the store can't be used: it is made anew from the journal", why=str(error), records=recorded)
         put_aside(path)
         return Store.open(path, journal.uuid)
-    problem = _why_unfit(store, journal, path)
+    problem = why_too_new(path, store.lsn, recorded) or why_too_old(path, store.lsn, journal.first_lsn)
     if problem is not None:
         store.close()
         raise StoreLost(problem)
     return store
 
 
-def _why_unfit(store: Store, journal: Journal, path: Path) -> str | None:
-    recorded = journal.next_lsn - 1
-    if store.lsn > recorded:
-        return (
-            f"{path} is newer than the journal: it stands for record {store.lsn}, the journal ends with {recorded}; "
-            "records that were acknowledged are missing: nothing was started or changed, restore a backup"
-        )
-    if store.lsn + 1 < journal.first_lsn:
-        return f"{path} is older than it should be: it stands for record {store.lsn}, and {_trimmed(journal)}"
-    return None
-
-
-def _trimmed(journal: Journal) -> str:
+def why_too_new(path: Path, store_lsn: int, last_lsn: int) -> str | None:
+    """Why the store at `path` can't belong to a journal that ends with `last_lsn`, for people; None: it can."""
+    if store_lsn <= last_lsn:
+        return None
     return (
-        f"the journal begins with record {journal.first_lsn}, what came before was in the store alone: nothing was "
+        f"{path} is newer than the journal: it stands for record {store_lsn}, the journal ends with {last_lsn}; "
+        "records that were acknowledged are missing: nothing was started or changed, restore a backup"
+    )
+
+
+def why_too_old(path: Path, store_lsn: int, first_lsn: int) -> str | None:
+    """Likewise, of a journal that begins with `first_lsn`."""
+    if store_lsn + 1 >= first_lsn:
+        return None
+    return f"{path} is older than it should be: it stands for record {store_lsn}, and {trimmed(first_lsn)}"
+
+
+def trimmed(first_lsn: int) -> str:
+    """Why a store can't be made anew, and what to do."""
+    return (
+        f"the journal begins with record {first_lsn}, what came before was in the store alone: nothing was "
         "started or changed, put the right store back or restore a backup"
     )
 
 
 def put_aside(path: Path) -> Path:
-    """Keeps what can't be used for whoever wants to look at it; the one before is overwritten."""
+    """Keeps what can't be used for whoever wants to look at it; the one before is overwritten.
+
+    Killed in the middle, the next one goes on: a WAL is kept under the name of the file that it belongs to.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    if path.exists():
+        for end in _BESIDE:
+            aside.with_name(aside.name + end).unlink(missing_ok=True)
     for end in _BESIDE:
         beside = path.with_name(path.name + end)
         if beside.exists():
-            beside.replace(path.with_name(f"{path.name}.damaged{end}"))
-    return path.with_name(f"{path.name}.damaged")
+            beside.replace(aside.with_name(aside.name + end))
+    return aside
 
 
 def open_slots(directory: Path) -> Slots:

@@ -6,7 +6,7 @@ not on how much there is.
 
 from __future__ import annotations
 
-from perdure.journal import Journal
+from perdure.journal import Journal, OnProgress
 
 from . import records, rows
 from .exits import InternalError
@@ -23,10 +23,17 @@ class RecoveryFailed(InternalError):
     """A record of the journal can't be applied; the line names its LSN."""
 
 
-def recover(kernel: Kernel, journal: Journal, store: StoreWriter | None, settings: Settings, now: int) -> None:
+def recover(
+    kernel: Kernel,
+    journal: Journal,
+    store: StoreWriter | None,
+    settings: Settings,
+    now: int,
+    on_progress: OnProgress | None = None,
+) -> None:
     """Afterwards `ready` has what a committed turn has not used up, or has a step to run.
 
-    Raises RecoveryFailed, StoreError.
+    `on_progress(LSN, last LSN)` is called now and then.  Raises RecoveryFailed, StoreError.
     """
     begin = 1
     if store is not None:
@@ -50,6 +57,8 @@ def recover(kernel: Kernel, journal: Journal, store: StoreWriter | None, setting
                 "`perdure journal dump` shows it"
             ) from error
         if lsn % _TIDY_EVERY == 0:
+            if on_progress is not None:
+                on_progress(lsn, journal.next_lsn - 1)
             _keep_what_is_ready(kernel)
             if store is not None and kernel.memory.changed > changes_max:
                 bring_up_to(kernel, store, lsn, now)

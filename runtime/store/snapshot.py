@@ -1,4 +1,4 @@
-"""A copy of a live store, as of one moment, in a file of its own."""
+"""A store as a file: its head, a copy of a live one as of one moment, and how a new one gets its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import StoreExists, explained
+from .layout import Meta
 from .sqlite_file import beside, connect, read_meta, sync
 
 _PAGES_AT_ONCE = 256
@@ -36,15 +37,33 @@ def copy_store(source: Path, target: Path, on_progress: Callable[[int, int], Non
     return lsn
 
 
-def uuid_of(path: Path) -> bytes:
-    """The log that the store at `path` belongs to.  Raises StoreError."""
+def head_of(path: Path) -> Meta:
+    """What the store at `path` says of itself, also beside a live process.  Raises StoreError."""
     try:
         reader = connect(path, writes=False)
         try:
-            return read_meta(reader, path).uuid
+            return read_meta(reader, path)
         finally:
             reader.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
+        raise explained(error, path) from error
+
+
+def uuid_of(path: Path) -> bytes:
+    """The log that the store at `path` belongs to.  Raises StoreError."""
+    return head_of(path).uuid
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """A closed store gets its name, at once and for good, where there is none.  Raises StoreError."""
+    try:
+        sync(new)
+        for stale in beside(path):  # SQLite would apply any WAL to any file
+            stale.unlink(missing_ok=True)
+        sync(path.parent)  # before the file has its name, nothing of a former one is left beside it
+        new.rename(path)
+        sync(path.parent)
+    except OSError as error:
         raise explained(error, path) from error
 
 

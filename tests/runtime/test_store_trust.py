@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perdure.journal import Log, LogOptions, read_offline
-from perdure.runtime import Runtime, data_dir, records
-from perdure.runtime.settings import Settings
-from tests.crash.storm_objects import Ledger
+from perdure.journal import read_offline
+from perdure.runtime import records
+from tests.runtime.used_data_dirs import (
+    DAMAGES,
+    KEYS,
+    STORE,
+    TINY,
+    append_in_process,
+    append_to_small_segments,
+    contents,
+    flip_row,
+    write_newer,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Perdure
 
 DAMAGED, NEWER = 12, 11
-STORE = "store.sqlite"
 TARGET = "tests/crash/storm_objects.py"
-KEYS = [f"ledger-{n}" for n in range(8)]
-TINY = {"checkpoint_records_max": 4, "checkpoint_changes_max": 4, "memory_bytes_max": 1}
-
-Change = Callable[[Path], None]
-
-
-class SmallLog:
-    @staticmethod
-    def open(directory: Path) -> Log:
-        return Log.open(directory, options=LogOptions(segment_bytes=8 * 1024))
-
-
-async def append_in_process(directory: Path, values: range) -> None:
-    """Each value to each ledger, by a runtime that makes checkpoints all the time."""
-    async with Runtime([Ledger], data_dir=directory, settings=Settings(**TINY)) as runtime:  # type: ignore[arg-type]
-        for value in values:
-            for key in KEYS:
-                assert await runtime.ref(Ledger, key).append(str(value)) == value
-    # A commit may have been on its way when that one closed; what a start has replayed is committed at its end.
-    async with Runtime([Ledger], data_dir=directory):
-        pass
 
 
 @pytest.fixture
@@ -58,70 +43,16 @@ def whole(perdure: Callable[..., Perdure], tmp_path: Path) -> Callable[[], Await
 
 
 @pytest.fixture
-def trimmed(perdure: Callable[..., Perdure], monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[Perdure]]:
+def trimmed(perdure: Callable[..., Perdure]) -> Callable[[], Awaitable[Perdure]]:
     """The same with small segments and more in them, so that the first ones are gone."""
 
     async def made() -> Perdure:
         server = perdure(TARGET)
-        with monkeypatch.context() as patched:
-            patched.setattr(data_dir, "Log", SmallLog)
-            patched.setattr("perdure.runtime.engine._HEADROOM_BYTES", 1024)
-            await append_in_process(server.data_dir, range(12))
+        await append_to_small_segments(server.data_dir, range(12))
         assert not (server.data_dir / "000000000001.segment").exists()
         return server
 
     return made
-
-
-@contextmanager
-def opened(directory: Path) -> Generator[sqlite3.Connection]:
-    """As SQLite's own shell would: past everything that vouches for the rows."""
-    with closing(sqlite3.connect(directory / STORE, isolation_level=None)) as connection:
-        yield connection
-
-
-def flip_row(directory: Path, key: str) -> None:
-    with opened(directory) as store:
-        store.execute("UPDATE rows SET value = value || x'00' WHERE key = ?", (f"oLedger\0{key}".encode(),))
-
-
-def flip_pages(directory: Path) -> None:
-    data = bytearray((directory / STORE).read_bytes())
-    for at in range(0, len(data), 64):
-        data[at] ^= 1
-    (directory / STORE).write_bytes(data)
-
-
-def cut_in_half(directory: Path) -> None:
-    data = (directory / STORE).read_bytes()
-    (directory / STORE).write_bytes(data[: len(data) // 2])
-
-
-def empty(directory: Path) -> None:
-    (directory / STORE).write_bytes(b"")
-
-
-def forge_head(directory: Path) -> None:
-    with opened(directory) as store:
-        store.execute("UPDATE meta SET lsn = lsn - 1")
-
-
-def remove(directory: Path) -> None:
-    (directory / STORE).unlink()
-
-
-def write_newer(directory: Path) -> None:
-    with opened(directory) as store:
-        store.execute("UPDATE meta SET version = 2")
-        store.execute("PRAGMA user_version = 2")
-
-
-DAMAGES: dict[str, Change] = {each.__name__: each for each in (flip_pages, cut_in_half, empty, forge_head, remove)}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Of all that must not change in a start that is refused."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".segment", ".sqlite")}
 
 
 async def refused(server: Perdure) -> tuple[int, list[dict[str, Any]]]:
@@ -216,15 +147,13 @@ async def test_a_store_newer_than_the_journal_is_refused(whole: Callable[[], Awa
 
 
 async def test_a_store_older_than_the_journal_begins_is_refused(
-    trimmed: Callable[[], Awaitable[Perdure]], monkeypatch: pytest.MonkeyPatch
+    trimmed: Callable[[], Awaitable[Perdure]],
 ) -> None:
     """A copy from before that somebody put back."""
     server = await trimmed()
     copy = server.data_dir.with_name("copy")
     shutil.copyfile(server.data_dir / STORE, copy)
-    monkeypatch.setattr(data_dir, "Log", SmallLog)
-    monkeypatch.setattr("perdure.runtime.engine._HEADROOM_BYTES", 1024)
-    await append_in_process(server.data_dir, range(12, 24))
+    await append_to_small_segments(server.data_dir, range(12, 24))
     shutil.copyfile(copy, server.data_dir / STORE)
     before = contents(server.data_dir)
 
