@@ -1,10 +1,11 @@
 """An ordered, durable log of opaque records. It knows nothing of objects.
 
 The log:       `Log` on a disk with `LogOptions`; `MemoryJournal`, its twin; `Journal`, what both are
-Offline:       `verify`, `dump` and `read_offline`, also beside a live writer
+Offline:       `verify`, `dump`, `read_offline` and `copy_log`, also beside a live writer
 Its errors:    `JournalError` and what may be done about each, by name and exit code
 """
 
+from .copy_log import copy_log
 from .dump import Describe, describe_bytes, dump
 from .errors import (
     Damaged,
@@ -47,6 +48,7 @@ __all__ = [
     "SyncFailed",
     "Verified",
     "WriterFailed",
+    "copy_log",
     "describe_bytes",
     "dump",
     "read_offline",

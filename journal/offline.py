@@ -6,7 +6,7 @@ finds the same twice in the same place.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from .segments import live_name, live_numbers, live_path
 OnProgress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all); both begin again when the reader starts over."""
 
+OnSegment = Callable[[int, memoryview, int], Awaitable[None]]
+"""Called with a segment's number, what of it is frames, and the size of its file; the bytes are gone afterwards."""
+
 _CHUNK_BYTES = 4 * 1024 * 1024
 _PASSES_MAX = 100  # against a writer that recycles faster than anybody reads
 
@@ -27,12 +30,15 @@ _PASSES_MAX = 100  # against a writer that recycles faster than anybody reads
 class OfflineReader:
     """One reading of the log in `directory`; `scan` says afterwards what was found."""
 
-    def __init__(self, directory: Path, on_progress: OnProgress | None = None) -> None:
+    def __init__(
+        self, directory: Path, on_progress: OnProgress | None = None, on_segment: OnSegment | None = None
+    ) -> None:
         self.directory = directory
         self.scan = Scan()
         self.starts = 0
         """How often it began at the first segment."""
         self._on_progress = on_progress
+        self._on_segment = on_segment
         self._done_bytes = 0
         self._total_bytes = 0
 
@@ -69,6 +75,8 @@ class OfflineReader:
             later = self._numbers(number)
             for frame in scan.segment(live_name(number), data, newest=not later):
                 yield frame
+            if self._on_segment is not None:
+                await self._on_segment(number, memoryview(data)[: scan.end], len(data))
         scan.finish()
 
     def _numbers(self, above: int) -> list[int]:

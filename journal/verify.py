@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .offline import OfflineReader, OnProgress
+from .recovery import Scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,11 @@ async def verify(directory: Path, *, on_progress: OnProgress | None = None) -> V
     async for frame in reader.frames():
         frames += 1
         record_bytes += frame.record_bytes
-    scan = reader.scan
+    return found(reader.scan, frames, record_bytes)
+
+
+def found(scan: Scan, frames: int, record_bytes: int) -> Verified:
+    """What a scan that came to the end says."""
     return Verified(
         uuid=scan.headers[-1].uuid,
         first_lsn=scan.first_lsn,

@@ -209,6 +209,36 @@ def rebuild(directory: Path) -> int:
     return store_commands.rebuild(directory)
 
 
+@commands.command()
+@click.argument("directory", metavar="DIR", type=PATH)
+@click.argument("target", metavar="TARGET", type=PATH)
+def backup(directory: Path, target: Path) -> int:
+    """Copy data directory DIR to TARGET, a new folder or a file that ends in .tar; also while a process serves it.
+
+    All that was acknowledged before is in it. The copy is verified before it gets its name.
+
+    \b
+    Example: perdure backup perdure-data /backups/monday.tar
+    """
+    from . import backup_commands
+
+    return backup_commands.back_up(directory, target)
+
+
+@commands.command()
+@click.argument("source", metavar="SOURCE", type=PATH)
+@click.argument("directory", metavar="DIR", type=PATH)
+def restore(source: Path, directory: Path) -> int:
+    """Make the new data directory DIR from the backup SOURCE, if all of it is as it was backed up.
+
+    \b
+    Example: perdure restore /backups/monday.tar perdure-data
+    """
+    from . import backup_commands
+
+    return backup_commands.restore(source, directory)
+
+
 def _take_hash_seed_of(data_dir: Path) -> None:
     """A replay runs under the hash seed of what it replays: re-executes the process, as `serve` does."""
     from . import hash_seed

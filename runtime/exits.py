@@ -16,6 +16,7 @@ and should leave 2 and 10 to 13 to a person.
 
 USAGE = 2
 IN_USE = 10
+NEWER = 11
 DAMAGED = 12
 NOT_WRITABLE = 13
 INTERNAL = 15

@@ -14,11 +14,18 @@ _PAGES_AT_ONCE = 256
 
 
 def copy_store(source: Path, target: Path, on_progress: Callable[[int, int], None] | None = None) -> int:
-    """Returns the LSN of the copy. Raises StoreExists, StoreDamaged or what SQLite raises; nothing is left then."""
+    """Returns the LSN of the copy, which is on the disk. Raises StoreError; nothing is left then."""
     partial = target.with_name(target.name + "-partial")
     for file in (target, partial):
         if file.exists():
             raise StoreExists(f"{file} exists: name another target, or remove it; nothing was written")
+    try:
+        return _copy_to(target, partial, source, on_progress)
+    except (sqlite3.Error, OSError) as error:
+        raise explained(error, target) from error
+
+
+def _copy_to(target: Path, partial: Path, source: Path, on_progress: Callable[[int, int], None] | None) -> int:
     reader = connect(source, writes=False)
     try:
         # Inside a transaction the copy sees one moment; without it each commit would make it begin anew.
