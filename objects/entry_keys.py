@@ -27,7 +27,12 @@ def label_of(entry: bytes) -> str:
     """The key of an entry as people read it: `3` in a List, `'bob'` or `3` in a Map."""
     if entry[:1] == _TEXT:
         return repr(entry[1:].decode("utf-8", "backslashreplace"))
-    return str(_plain_key(entry) if entry[:1] == _NUMBER else int.from_bytes(entry, "big"))
+    return str(plain_key(entry) if entry[:1] == _NUMBER else int.from_bytes(entry, "big"))
+
+
+def is_index_key(entry: bytes) -> bool:
+    """Whether it is the key of a List's entry; none has so many that its first byte would be a tag."""
+    return entry[:1] not in (_TEXT, _NUMBER)
 
 
 class KeyForm:
@@ -50,7 +55,7 @@ class KeyForm:
 
     def unpack(self, entry: bytes) -> Any:
         """Raises a ValueError if the entry was written under another type of key."""
-        plain = _plain_key(entry)
+        plain = plain_key(entry)
         return plain if type(plain) is self._exact else msgspec.convert(plain, self.type)
 
 
@@ -79,7 +84,8 @@ def _packed_number(number: Any) -> bytes:
     return _NUMBER + index_key(number - _NUMBER_MIN)
 
 
-def _plain_key(entry: bytes) -> str | int:
+def plain_key(entry: bytes) -> str | int:
+    """The key of a Map's entry, whatever its annotation says; raises a ValueError if it is that of a List's."""
     if entry[:1] == _TEXT:
         return entry[1:].decode()
     if entry[:1] != _NUMBER:

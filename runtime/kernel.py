@@ -211,7 +211,7 @@ class Kernel:
         if invocation.attempts:
             invocation.attempts = invocation.deaths = 0
             self._clear_backoff(invocation)
-        if record.writes or record.lengths or record.entries:
+        if record.writes or record.lengths or record.entries or record.version is not None:
             self._write(invocation, record)
         for command in record.commands:
             self._COMMAND[type(command)](self, invocation, command, record.at)
@@ -567,9 +567,23 @@ class Kernel:
             before = invocation.the_history().before
             for field in record.writes:
                 before.setdefault(field, fields.get(field))
+        if record.version is not None:
+            self._write_version(invocation, entry, record)
         fields.update(record.writes)
         if record.entries or record.lengths:
             self._write_entries(invocation, entry, record)
+        if record.version is not None:
+            for field in [field for field, data in fields.items() if not data]:  # dropped by a migration
+                del fields[field]
+        if not (fields or entry.lengths):
+            entry.version = 1  # as of what was never written
+
+    def _write_version(self, invocation: Invocation, entry: ObjectEntry, record: Turn) -> None:
+        if record.outcome is None:
+            history = invocation.the_history()
+            if history.before_version is None:
+                history.before_version = entry.stored_version
+        entry.version = record.version or 1
 
     def _write_entries(self, invocation: Invocation, entry: ObjectEntry, record: Turn) -> None:
         prefixes: dict[str, bytes] = {}
