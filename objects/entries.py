@@ -22,7 +22,7 @@ import msgspec
 
 from .annotations import shown
 from .entry_keys import label_of
-from .errors import StateError, UnreadableState
+from .errors import MEND_STATE, StateError, UnreadableState
 from .values import Codec, Unencodable
 
 PORTION = 128
@@ -296,7 +296,7 @@ class Entries:
         try:
             return self._codec.unpack(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self.unreadable(entry, f"is stored as what {shown(self._codec.type)} does not read: {error}")
+            self.unreadable(entry, f"is stored as what {shown(self._codec.type)} does not read: {error}; {MEND_STATE}")
 
     def _packed(self, entry: bytes, value: Any) -> bytes:
         try:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, final, overload
 
@@ -21,8 +22,8 @@ from .annotations import shown
 from .context import WorkflowContext
 from .definitions import ServiceDefinition, new_instance
 from .entries import CLEAR_MAX, PORTION, Change, EntrySource, lost_rows, overlaid
-from .entry_keys import is_index_key, plain_key
-from .errors import HandlerDropped, StateError, UnreadableState, text_of
+from .entry_keys import NO_TAG, plain_key, tag_of, words_for
+from .errors import MEND_STATE, HandlerDropped, StateError, UnreadableState, text_of
 from .state import Load, State
 from .values import codec_of
 
@@ -36,18 +37,18 @@ DROPPED: Final = b""
 """Written to a field that is dropped; JSON is never empty."""
 
 _NO_DEFAULT: Final[Any] = object()
-_MEND_OR_GO_BACK: Final = "nothing was overwritten: mend it in a migrate, or bring back the older code, then resume"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What is stored of an object: `fields` are the names of values stored whole, `lengths` says how many entries each
-    List and Map has.
+    List and Map has, `tags` what the keys of a Map's are.
     """
 
     version: int
     fields: frozenset[str]
     lengths: Mapping[str, int]
+    tags: Mapping[str, str]
     load: Load
     entries: EntrySource
 
@@ -151,23 +152,46 @@ def brought_up_to_date(definition: ServiceDefinition, key: str, stored: Stored) 
             "nothing was overwritten: deploy the newer code again, then resume"
         )
     if not 0 < stored.version < definition.version:
-        refuse_other_form(definition, key, stored.fields, stored.lengths)
+        refuse_other_form(definition, key, stored.fields, stored.lengths, stored.tags)
         return None
     return _Migration(definition, key, stored).run()
 
 
+def reads_form(
+    definition: ServiceDefinition, fields: Iterable[str], lengths: Mapping[str, int], tags: Mapping[str, str]
+) -> bool:
+    """Whether every List and Map is stored as one that the class declares under that name, if it declares any."""
+    collections, plain = definition.collections, definition.fields
+    for name in lengths:
+        collection = collections.get(name)
+        if name in plain if collection is None else tags.get(name, NO_TAG) not in collection.tags:
+            return False
+    return not collections or collections.keys().isdisjoint(fields)
+
+
 def refuse_other_form(
-    definition: ServiceDefinition, key: str, fields: frozenset[str], lengths: Mapping[str, int]
+    definition: ServiceDefinition,
+    key: str,
+    fields: frozenset[str],
+    lengths: Mapping[str, int],
+    tags: Mapping[str, str],
 ) -> None:
-    """Raise UnreadableState if a List or Map is stored as one value, or the other way round: it would not be seen."""
-    for name in sorted(fields & definition.collections.keys()):
-        expected = shown(definition.collections[name].type)
-        problem = f"is stored as a whole value, and {expected} is kept entry by entry"
-        raise UnreadableState(f"{definition.name}[{key!r}].{name} {problem}; {_MEND_OR_GO_BACK}")
-    for name in sorted(lengths.keys() & definition.fields.keys()):
-        expected = shown(definition.fields[name].type)
-        problem = f"is stored as {lengths[name]:,} entries, and {expected} is kept as one value"
-        raise UnreadableState(f"{definition.name}[{key!r}].{name} {problem}; {_MEND_OR_GO_BACK}")
+    """Raise UnreadableState if not `reads_form`: what is stored would not be seen, as if there were nothing."""
+    if reads_form(definition, fields, lengths, tags):
+        return
+    for name, collection in definition.collections.items():
+        if name in fields:
+            _refuse_form(definition, key, name, "a whole value", collection.type)
+    for name, length in lengths.items():
+        tag, declared = tags.get(name, NO_TAG), definition.collections.get(name) or definition.fields.get(name)
+        if declared is not None and tag not in getattr(declared, "tags", ()):
+            _refuse_form(definition, key, name, f"{length:,} entries {words_for(tag)}", declared.type)
+
+
+def _refuse_form(definition: ServiceDefinition, key: str, name: str, stored: str, expected: Any) -> NoReturn:
+    raise UnreadableState(
+        f"{definition.name}[{key!r}].{name} is stored as {stored}, and expected is {shown(expected)}; {MEND_STATE}"
+    )
 
 
 class _Migration:
@@ -190,7 +214,7 @@ class _Migration:
         try:
             if self._definition.migrates:
                 instance: Any = new_instance(self._definition, self._key, _NO_CONTEXT, self._state)
-                instance.migrate(OldState(self, self._stored.version))
+                Context().run(instance.migrate, OldState(self, self._stored.version))
             return self._collected()
         except (UnreadableState, HandlerDropped):
             raise
@@ -230,7 +254,7 @@ class _Migration:
             return codec.unpack(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             problem = f"is stored as what {shown(type_)} does not read: {error}"
-            raise UnreadableState(f"{self._where(name)} {problem}; {_MEND_OR_GO_BACK}") from None
+            raise UnreadableState(f"{self._where(name)} {problem}; {MEND_STATE}") from None
 
     def drop(self, name: str) -> None:
         self.guard()
@@ -245,13 +269,11 @@ class _Migration:
     # --- what is left of it, as its State sees it -----------------------------------------------------------------
 
     def load(self, field: str) -> bytes | None:
-        if field in self._stored.lengths and field not in self._dropped:
-            refuse_other_form(self._definition, self._key, frozenset(), {field: self._stored.lengths[field]})
+        self._refuse_other_form(field)
         return None if field in self._dropped else self._stored.load(field)
 
     def length(self, field: str) -> int:
-        if field in self._stored.fields and field not in self._dropped:
-            refuse_other_form(self._definition, self._key, frozenset({field}), {})
+        self._refuse_other_form(field)
         return 0 if field in self._dropped else self._stored.lengths.get(field, 0)
 
     def get(self, field: str, entry: bytes) -> bytes | None:
@@ -261,6 +283,13 @@ class _Migration:
         return [] if field in self._dropped else self._stored.entries.range(field, after, limit)
 
     # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _refuse_other_form(self, field: str) -> None:
+        """Before what is stored of it is taken for what `self` has."""
+        stored = self._stored
+        if field not in self._dropped:
+            lengths = {field: stored.lengths[field]} if field in stored.lengths else {}
+            refuse_other_form(self._definition, self._key, stored.fields & {field}, lengths, stored.tags)
 
     def _collected(self) -> Migrated:
         stored, dropped = self._stored, self._dropped
@@ -274,14 +303,15 @@ class _Migration:
             self._definition,
             self._key,
             frozenset(name for name in {*stored.fields, *writes} if writes.get(name) != DROPPED),
-            {name: length for name, length in {**stored.lengths, **lengths}.items() if length},
+            {name: length for name, length in stored.lengths.items() if name not in dropped},
+            stored.tags,
         )
         return Migrated(stored, writes, [(*at, value) for at, value in entries.items()], lengths)
 
     def _joined(self, name: str) -> bytes:
         """The entries of a List or Map as one JSON value."""
         rows = self._rows(name)
-        if is_index_key(rows[0][0]):
+        if tag_of(rows[0][0]) == NO_TAG:
             return msgspec.json.encode([msgspec.Raw(value) for _, value in rows])
         return msgspec.json.encode({plain_key(entry): msgspec.Raw(value) for entry, value in rows})
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import msgspec
 
 from .annotations import shown
-from .errors import StateError, UnreadableState
+from .errors import MEND_STATE, StateError, UnreadableState
 from .values import Codec, Unencodable
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class State:
             try:
                 value = field.decode(data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                problem = f"is stored as what {shown(field.type)} does not read: {error}"
+                problem = f"is stored as what {shown(field.type)} does not read: {error}; {MEND_STATE}"
                 raise UnreadableState(self._said_of(name, problem)) from None
         self._committed[name] = data
         self.values[name] = value

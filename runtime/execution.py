@@ -275,6 +275,8 @@ class Execution:
                 loop.cancel_leftovers()
         except TurnFailed as error:
             raise self._refusal(error.__cause__ or error) from error
+        except UnreadableState as error:  # found before the handler's first line
+            raise self._refusal(error) from error
 
     def _refuse_waits(self, context: HandlerContext, loop: TurnLoop) -> None:
         while not self._ended and not loop.dead and (refused := self._next_refused_wait()) is not None:
@@ -614,6 +616,7 @@ def _said_of_entry(change: tuple[str, bytes, bytes | None] | None, wrote: str) -
 def _difference_of_writes(recorded: dict[str, bytes], replayed: dict[str, bytes]) -> str:
     field = next(f for f in sorted({*recorded, *replayed}) if recorded.get(f) != replayed.get(f))
     was, is_ = (
-        "nothing" if side.get(field) is None else side[field].decode(errors="replace") for side in (recorded, replayed)
+        "nothing" if (data := side.get(field)) is None else data.decode(errors="replace") or "no value any more"
+        for side in (recorded, replayed)
     )
     return f"the journal wrote {was} to {field}, the code now writes {is_}"

@@ -197,6 +197,7 @@ class ObjectEntry(Struct, omit_defaults=True):
     """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids.
 
     `lengths`: how many entries its Lists and Maps have; the entries themselves are rows of their own.
+    `tags`: of what kind the keys of its Maps are (entry_keys.tag_of), so that a List and Maps can be told apart.
     `version`: that of the class in whose form it is stored.
 
     `expires`: when it is forgotten if it is idle then; `agenda`: the row of the store that says so (rows.py), empty if
@@ -211,6 +212,7 @@ class ObjectEntry(Struct, omit_defaults=True):
     expires: int | None = None
     agenda: bytes = b""
     version: int = 1
+    tags: dict[str, str] = {}
 
     @property
     def stored_version(self) -> int:

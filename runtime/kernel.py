@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar, Final
 
+from perdure.objects.entry_keys import tag_of
 from perdure.objects.errors import Failure
 
 from . import identity, rows
@@ -600,10 +601,20 @@ class Kernel:
         for field, length in record.lengths.items():
             if history is not None:
                 history.before_lengths.setdefault(field, entry.lengths.get(field, 0))
+            if length and (field not in entry.lengths or record.version is not None):
+                self._note_tag(entry, field, record)
             if length:
                 entry.lengths[field] = length
             else:
-                entry.lengths.pop(field, None)
+                entry.lengths.pop(field, None)  # its tag stays, for a replay that begins before this
+
+    def _note_tag(self, entry: ObjectEntry, field: str, record: Turn) -> None:
+        """The first entries of a List or Map, or others in their place, tell what their keys are."""
+        tag = next((tag_of(name) for of, name, value in record.entries if of == field and value is not None), None)
+        if tag:
+            entry.tags[field] = tag
+        elif tag is not None:
+            entry.tags.pop(field, None)
 
     def _wait_for(self, waiter: Invocation, command: int, id: str, at: int) -> None:
         other = self._invocations.change(id)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from perdure.objects.definitions import ServiceDefinition
-from perdure.objects.migrations import Migrated, Stored, brought_up_to_date
+from perdure.objects.migrations import Migrated, Stored, brought_up_to_date, reads_form
 from perdure.objects.state import Load
 
 from .entries import OwnEntries, ReadEntries
@@ -27,8 +27,10 @@ from .records import Turn
 _STORED: Final = "#stored"
 """The name, which no field has, under which a reader's turn records that it migrated, and from what."""
 
+_Summary = tuple[int, list[str], dict[str, int], dict[str, str]]
+"""Version, fields, lengths and tags of what is stored (migrations.Stored)."""
 _encode = msgspec.json.Encoder().encode
-_said = msgspec.json.Decoder(tuple[int, list[str], dict[str, int]])
+_said = msgspec.json.Decoder(_Summary)
 _NOTHING: Final = History()
 
 
@@ -36,9 +38,7 @@ def of_form(entry: ObjectEntry, service: ServiceDefinition) -> bool:
     """Whether the class reads it as it is: of its version, and no List or Map where the class has a plain field."""
     if entry.version != service.version:
         return False
-    if not (entry.lengths or service.collections):
-        return True
-    return entry.lengths.keys() <= service.collections.keys() and entry.fields.keys().isdisjoint(service.collections)
+    return not (entry.lengths or service.collections) or reads_form(service, entry.fields, entry.lengths, entry.tags)
 
 
 def start_of(kernel: Kernel, invocation: Invocation, load: Load) -> Stored:
@@ -51,7 +51,7 @@ def start_of(kernel: Kernel, invocation: Invocation, load: Load) -> Stored:
     )
     lengths = {name: length for name, length in {**entry.lengths, **history.before_lengths}.items() if length}
     version = entry.stored_version if history.before_version is None else history.before_version
-    return Stored(version, fields, lengths, load, OwnEntries(kernel, invocation))
+    return Stored(version, fields, lengths, entry.tags, load, OwnEntries(kernel, invocation))
 
 
 class ReadState:
@@ -110,27 +110,26 @@ class ReadState:
         stored = self._stored_now() if self._recorded is None else self._stored_then(self._recorded)
         if stored is None:
             return
-        version, fields, lengths = stored
-        seen = Stored(version, fields, lengths, self._load_stored, self._stored_entries())
+        version, fields, lengths, tags = stored
+        seen = Stored(version, frozenset(fields), lengths, tags, self._load_stored, self._stored_entries())
         self._migrated = brought_up_to_date(self._service, self._key[1], seen)
 
-    def _stored_now(self) -> tuple[int, frozenset[str], dict[str, int]] | None:
+    def _stored_now(self) -> _Summary | None:
         entry, service = self._entry(), self._service
         if entry is None or of_form(entry, service):
             return None
-        stored = entry.stored_version, frozenset(entry.fields), dict(entry.lengths)
-        if service.migrates and 0 < stored[0] < service.version:
-            self.reads[_STORED] = _encode([stored[0], sorted(stored[1]), stored[2]])
+        stored = entry.stored_version, sorted(entry.fields), {**entry.lengths}, {**entry.tags}
+        if service.migrates and 0 < entry.stored_version < service.version:
+            self.reads[_STORED] = _encode(stored)
         return stored
 
-    def _stored_then(self, recorded: Turn) -> tuple[int, frozenset[str], dict[str, int]] | None:
+    def _stored_then(self, recorded: Turn) -> _Summary | None:
         """A turn that was recorded without a migration is replayed without one."""
         said = recorded.reads.get(_STORED)
         if said is None:
             return None
         self.reads[_STORED] = said
-        version, fields, lengths = _said.decode(said)
-        return version, frozenset(fields), lengths
+        return _said.decode(said)
 
     def _load_stored(self, field: str) -> bytes | None:
         recorded = self._recorded
