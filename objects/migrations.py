@@ -109,7 +109,7 @@ class OldState(Mapping[str, Any]):
         self._migration = migration
 
     def __getitem__(self, name: str) -> Any:  # whatever an older version stored
-        return msgspec.json.decode(self._migration.json_of(name))
+        return self._migration.plain(name)
 
     def __contains__(self, name: object) -> bool:
         return self._migration.is_stored(name)
@@ -240,16 +240,19 @@ class _Migration:
     def names(self) -> list[str]:
         return [name for name in sorted({*self._stored.fields, *self._stored.lengths}) if name not in self._dropped]
 
-    def json_of(self, name: str) -> bytes:
+    def plain(self, name: str) -> Any:
         self.guard()
         if not self.is_stored(name):
             raise KeyError(name)
-        data = self._stored.load(name) if name in self._stored.fields else self._joined(name)
-        assert data is not None
-        return data
+        if name in self._stored.fields:
+            return msgspec.json.decode(self._stored.load(name) or b"null")
+        rows = [(entry, msgspec.json.decode(value)) for entry, value in self._rows(name)]
+        if tag_of(rows[0][0]) == NO_TAG:
+            return [value for _, value in rows]
+        return {plain_key(entry): value for entry, value in rows}
 
     def read(self, name: str, type_: Any) -> Any:
-        data, codec = self.json_of(name), codec_of(type_)
+        data, codec = msgspec.json.encode(self.plain(name)), codec_of(type_)
         try:
             return codec.unpack(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -307,13 +310,6 @@ class _Migration:
             stored.tags,
         )
         return Migrated(stored, writes, [(*at, value) for at, value in entries.items()], lengths)
-
-    def _joined(self, name: str) -> bytes:
-        """The entries of a List or Map as one JSON value."""
-        rows = self._rows(name)
-        if tag_of(rows[0][0]) == NO_TAG:
-            return msgspec.json.encode([msgspec.Raw(value) for _, value in rows])
-        return msgspec.json.encode({plain_key(entry): msgspec.Raw(value) for entry, value in rows})
 
     def _rows(self, name: str) -> list[tuple[bytes, bytes]]:
         count = self._stored.lengths[name]
