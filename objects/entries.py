@@ -139,6 +139,11 @@ class Entries:
             self._length = self._collected_length = self._source.length(self.field)
         return self._length
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was read or changed."""
+        return self._length is not None or bool(self._committed)
+
     # --- one entry ------------------------------------------------------------------------------------------------
 
     def has(self, entry: bytes) -> bool:

@@ -262,7 +262,7 @@ class _Migration:
     def drop(self, name: str) -> None:
         self.guard()
         if name in self._stored.lengths:
-            if name in self._definition.collections and name in self._state.values:
+            if self._state.has_used(name):
                 self._fail(name, "is used before old.pop() takes out what was stored: pop it first")
             for entry, _ in self._rows(name):
                 self._removed[name, entry] = None

@@ -151,6 +151,11 @@ class State:
         """What is committed of a field is dropped: a value that was touched will be written."""
         self._committed.pop(name, None)
 
+    def has_used(self, name: str) -> bool:
+        """Whether anything in a List or Map was read or changed."""
+        opened = None if self._collections is None else self._collections.opened.get(name)
+        return opened is not None and opened[1].used
+
     def refuse_assignment(self, name: str) -> NoReturn:
         """Raise what a reader's `self.name = value` gets."""
         self._fail(name, "assigned in a @shared handler, which only reads; use @handler")

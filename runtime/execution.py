@@ -37,7 +37,7 @@ from .deadlocks import Cycle, find_cycle, message_of
 from .entries import OwnEntries
 from .handler_context import HandlerContext, World
 from .invocations import CANCELLATION, START, Delivery, Invocation, ObjectEntry
-from .kernel import CANCELLED, Kernel
+from .kernel import CANCELLED
 from .mute import muted
 from .record_lines import describe_part, divergence
 from .records import (
@@ -588,11 +588,14 @@ def difference_of(recorded: Turn, replayed: Turn) -> str | None:
         return _difference_of_writes(recorded.writes, replayed.writes)
     if recorded.entries != replayed.entries or recorded.lengths != replayed.lengths:
         return _difference_of_entries(recorded, replayed)
-    if recorded.version != replayed.version:
-        return f"the journal has the state in version {recorded.version}, the code now has it in {replayed.version}"
     if replayed.outcome is not None:
         return f"the journal goes on, the code now ends with {describe_part(replayed.outcome)}"
-    return None
+    return None if recorded.version == replayed.version else _difference_of_versions(recorded, replayed)
+
+
+def _difference_of_versions(recorded: Turn, replayed: Turn) -> str:
+    was, is_ = ("as it was" if side.version is None else side.version for side in (recorded, replayed))
+    return f"the journal left the version of the state {was}, the code now leaves it {is_}"
 
 
 def _difference_of_entries(recorded: Turn, replayed: Turn) -> str:

@@ -61,7 +61,8 @@ class History(Struct, omit_defaults=True):
 
     `turns` holds the committed turns by number (a turn that did nothing left none), `before` the value each field had
     before this invocation first changed it (None: none), `before_entries` and `before_lengths` the same of Lists and
-    Maps, `before_version` that of the object (0: nothing was stored), `calls` the commands that wait for another invocation, of which it made
+    Maps, `before_version` that of the object (0: nothing was stored).
+    `calls` are the commands that wait for another invocation, of which it made
     those in `owned`, `timers` the due time of each that runs, `steps` the open ones.
     Of signals, `received` holds the values that nobody has asked for yet, `receivers` the commands that wait for one.
     """

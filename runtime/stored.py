@@ -129,7 +129,8 @@ class ReadState:
         if said is None:
             return None
         self.reads[_STORED] = said
-        return _said.decode(said)
+        summary: _Summary = _said.decode(said)
+        return summary
 
     def _load_stored(self, field: str) -> bytes | None:
         recorded = self._recorded

@@ -130,6 +130,9 @@ class Unmigrated(VirtualObject, name="Account", version=2):
         return self.balance.cents
 
 
+class OtherEuros(Euros): ...
+
+
 async def with_ten_euros(worlds: Worlds, *, deploy: type, **settings: Any) -> World:
     world = await worlds(Euros, **settings).start()
     assert await world.call(world.ref(Euros, "a").put(10)) == 10
@@ -187,7 +190,7 @@ async def test_one_that_only_reads_leaves_it_migrated_too(worlds: Worlds) -> Non
 
 async def test_a_new_object_begins_with_the_class_s_version(worlds: Worlds) -> None:
     """Said where it is not 1: the first record that writes it."""
-    world = await worlds(Cents, Euros_of_another_name).start()
+    world = await worlds(Cents, OtherEuros).start()
 
     assert await world.call(world.ref(Cents, "new").look()) == 0
     assert turns(world)[-1].version is None
@@ -195,11 +198,8 @@ async def test_a_new_object_begins_with_the_class_s_version(worlds: Worlds) -> N
     assert turns(world)[-1].version == 2
     assert await world.call(world.ref(Cents, "new").put(1)) == 200
     assert turns(world)[-1].version is None
-    assert await world.call(world.ref(Euros_of_another_name, "new").put(1)) == 1
+    assert await world.call(world.ref(OtherEuros, "new").put(1)) == 1
     assert turns(world)[-1].version is None
-
-
-class Euros_of_another_name(Euros): ...  # noqa: N801
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 4, 5])
@@ -566,8 +566,7 @@ class Renumbered(VirtualObject, name="Room", version=2):
     votes: Map[int, str]
 
     def migrate(self, old: OldState) -> None:
-        lines: list[str] = old.pop("lines")
-        self.lines.extend(len(line) for line in lines)
+        self.lines.extend(len(line) for line in old.pop("lines"))
         votes = old.read("votes", dict[str, int])
         old.pop("votes")
         self.votes.update({count: line for line, count in votes.items()})
@@ -626,7 +625,9 @@ async def test_a_map_of_other_keys_pauses(worlds: Worlds) -> None:
         await world.send(world.ref(OfNumbers, "r").vote, 1),
         await world.send(world.ref(OfNumbers, "r").count),
     ):
-        assert "Room['r'].votes is stored as 2 entries of a Map with text for keys, and expected is" in problem(world, id)
+        assert "Room['r'].votes is stored as 2 entries of a Map with text for keys, and expected is" in problem(
+            world, id
+        )
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -749,4 +750,4 @@ async def test_a_migration_counts_as_a_write_for_the_time_to_live(worlds: Worlds
 def test_a_turn_of_another_version_differs() -> None:
     one, other = (records.Turn(1, "id", 1, 1, version=version) for version in (None, 2))
 
-    assert difference_of(one, other) == "the journal has the state in version None, the code now has it in 2"
+    assert difference_of(one, other) == "the journal left the version of the state as it was, the code now leaves it 2"
