@@ -22,6 +22,7 @@ from .errors import (
 )
 from .handlers import BoundHandler, Handler, handler, shared
 from .ids import InvalidKey
+from .migrations import OldState
 from .retries import RetryPolicy
 from .sagas import Saga
 from .steps import StepContext, current_step, step
@@ -39,6 +40,8 @@ __all__ = [  # noqa: RUF022  (grouped)
     # State larger than memory
     "List",
     "Map",
+    # State of an older version, in `migrate`
+    "OldState",
     # What a handler may ask for
     "Context",
     "WorkflowContext",

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, final, get_ar
 
 from . import annotations as hints
 from .entries import ABSENT, CLEAR_MAX, PORTION, Entries, EntrySource, ReaderEntries
-from .entry_keys import KeyForm, index_key
-from .errors import StateError
+from .entry_keys import NO_TAG, KeyForm, index_key
+from .errors import MEND_STATE, StateError
 from .values import Codec, Unencodable, UnsupportedType
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class Map(_Collection, MutableMapping[K, V]):
             key: K = self._keys.unpack(entry)
         except ValueError as error:
             shown = hints.shown(self._keys.type)
-            self._entries.unreadable(entry, f"is stored under a key that is no {shown}: {error}")
+            self._entries.unreadable(entry, f"is stored under a key that is no {shown}: {error}; {MEND_STATE}")
         return key
 
 
@@ -312,9 +312,12 @@ def is_collection(outer: object) -> bool:
 
 
 class CollectionField:
-    """One field that is a List or a Map: the codec of its entries, and for a Map the form of its keys."""
+    """One field that is a List or a Map: the codec of its entries, and for a Map the form of its keys.
 
-    __slots__ = ("codec", "keys", "name", "type")
+    `tags` are those that the keys of its entries may have.
+    """
+
+    __slots__ = ("codec", "keys", "name", "tags", "type")
 
     def __init__(self, name: str, type_: Any) -> None:
         """Raises UnsupportedType for what cannot be kept."""
@@ -325,6 +328,7 @@ class CollectionField:
         self.type = type_
         self.codec = Codec(arguments[-1])
         self.keys = _key_form(arguments[0]) if get_origin(type_) is Map else None
+        self.tags = (NO_TAG,) if self.keys is None else self.keys.tags
 
     def open(
         self, source: EntrySource, guard: Callable[[], None], where: str, *, writable: bool

@@ -36,6 +36,7 @@ _NAME = re.compile(r"[^\s/?#%\x00-\x1f\x7f\ud800-\udfff]{1,128}")
 _NO_STATE_IN = ("builtins", "typing", "typing_extensions", "abc", "collections.abc", "_collections_abc")
 _RESERVED = ("key", "ctx")
 _NO_DEFAULT: Any = object()
+_BASES = f"{__package__}.virtual_object"
 _STREAMS = (AsyncIterator, AsyncGenerator, AsyncIterable)
 
 
@@ -51,7 +52,8 @@ class ServiceDefinition:
     """A class as the runtime serves it.
 
     `handlers` by wire name, `attributes` the same by attribute name, `promises` the declared promises' types,
-    `collections` the fields that are a List or a Map.
+    `collections` the fields that are a List or a Map. `version` is that of the form of its state, `migrates` whether it
+    has a `migrate` for what older versions stored.
     """
 
     __slots__ = (
@@ -63,9 +65,11 @@ class ServiceDefinition:
         "keyed",
         "kind",
         "lifetimes",
+        "migrates",
         "name",
         "promises",
         "retry",
+        "version",
     )
 
     def __init__(
@@ -76,6 +80,8 @@ class ServiceDefinition:
         name: str,
         retry: RetryPolicy | None,
         lifetimes: Lifetimes,
+        version: int,
+        migrates: bool,
         attributes: dict[str, HandlerDefinition],
         fields: dict[str, Field],
         collections: dict[str, CollectionField],
@@ -92,6 +98,8 @@ class ServiceDefinition:
         self.promises = promises
         self.retry = retry
         self.lifetimes = lifetimes
+        self.version = version
+        self.migrates = migrates
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} {self.name}>"
@@ -189,6 +197,7 @@ _SET_BY_SUBCLASSING = (
     "_perdure_read",
     "_perdure_reference",
     "_perdure_retry",
+    "_perdure_version",
 )
 
 
@@ -241,6 +250,8 @@ def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> Ser
         name=cls._perdure_name,
         retry=cls._perdure_retry,
         lifetimes=cls._perdure_lifetimes,
+        version=cls._perdure_version,
+        migrates=_migrates(cls),
         attributes=attributes,
         fields=fields,
         collections=collections,
@@ -414,6 +425,27 @@ def _refuse_wrong_kind(cls: Any, attributes: Mapping[str, HandlerDefinition], st
                 raise DefinitionError(f"{cls.__qualname__}.{attribute}: in a Workflow it {must}")
 
 
+def _migrates(cls: Any) -> bool:
+    """Whether the class, or a base of it, says how what older versions stored becomes what it stores."""
+    if cls._perdure_kind is Kind.SERVICE:
+        return False
+    hook, owner = _members(cls)["migrate"]
+    if owner.__module__ == _BASES:
+        return False
+    where = f"{owner.__qualname__}.migrate"
+    if not inspect.isfunction(hook):
+        raise DefinitionError(
+            f"{where}: this name is for the hook that migrates state, `def migrate(self, old: OldState)`; use another"
+        )
+    if inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook) or inspect.isgeneratorfunction(hook):
+        raise DefinitionError(f"{where} is a plain `def`, without `async`, `await` and `yield`: it changes state alone")
+    try:
+        inspect.signature(hook).bind(None, None)
+    except TypeError:
+        raise DefinitionError(f"{where} takes what is stored: `def migrate(self, old: OldState) -> None`") from None
+    return True
+
+
 # --- what only a served class must have --------------------------------------------------------------------------
 
 
@@ -431,6 +463,8 @@ def _why_not_served(definition: ServiceDefinition) -> str | None:
         return "has no handlers; decorate a method with @handler"
     if definition.kind is Kind.WORKFLOW and "run" not in definition.attributes:
         return "is a Workflow without `run`; decorate one with @handler"
+    if definition.migrates and definition.version == 1:
+        return "has a migrate, which runs for what is stored under a lower version; count up: version=2"
     if variable := _open_variable(definition):
         name = definition.cls.__name__
         return f"leaves {variable} open; serve a class such as `class My{name}({name}[int])`"

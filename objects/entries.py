@@ -14,7 +14,7 @@ since letting go of one would silently lose what is changed in it later.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, NoReturn, Protocol
 
@@ -22,7 +22,7 @@ import msgspec
 
 from .annotations import shown
 from .entry_keys import label_of
-from .errors import StateError, UnreadableState
+from .errors import MEND_STATE, StateError, UnreadableState
 from .values import Codec, Unencodable
 
 PORTION = 128
@@ -57,6 +57,36 @@ class EntrySource(Protocol):
     def range(self, field: str, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """The first `limit` entries whose keys are greater than `after`, in the order of their keys."""
         ...
+
+
+def overlaid(
+    source: EntrySource,
+    field: str,
+    after: bytes | None,
+    limit: int,
+    changed: Mapping[bytes, bytes | None],
+    ordered: Sequence[bytes],
+) -> list[tuple[bytes, bytes]]:
+    """What `source.range` would give if it had `changed`, whose keys are `ordered`, instead of its own entries."""
+    found: list[tuple[bytes, bytes]] = []
+    while len(found) < limit:
+        portion = source.range(field, after, limit)
+        last = portion[-1][0] if len(portion) == limit else None
+        first = 0 if after is None else bisect_right(ordered, after)
+        over = ordered[first : len(ordered) if last is None else bisect_right(ordered, last)]
+        seen = {**dict(portion), **{entry: changed[entry] for entry in over}}
+        found += [(entry, value) for entry in sorted(seen) if (value := seen[entry]) is not None]
+        if last is None:
+            break
+        after = last
+    return found[:limit]
+
+
+def lost_rows(where: str, length: int, found: int) -> str:
+    return (
+        f"{where} has {length:,} entries, and {found:,} are stored: its rows are damaged; nothing "
+        "was overwritten, bring back a copy of the data directory from before"
+    )
 
 
 # --- what an invocation sees ---------------------------------------------------------------------------------------
@@ -108,6 +138,11 @@ class Entries:
         if self._length is None:
             self._length = self._collected_length = self._source.length(self.field)
         return self._length
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was read or changed."""
+        return self._length is not None or bool(self._committed)
 
     # --- one entry ------------------------------------------------------------------------------------------------
 
@@ -208,10 +243,7 @@ class Entries:
             yield portion
             after = end
         if whole and count != self.length:
-            raise UnreadableState(
-                f"{self.where} has {self.length:,} entries, and {count:,} are stored: its rows are damaged; nothing "
-                "was overwritten, bring back a copy of the data directory from before"
-            )
+            raise UnreadableState(lost_rows(self.where, self.length, count))
 
     def _own(self, after: bytes | None, end: bytes | None) -> list[bytes]:
         """The first PORTION keys behind `after`, up to `end`, of what lies over the source."""
@@ -269,7 +301,7 @@ class Entries:
         try:
             return self._codec.unpack(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self.unreadable(entry, f"is stored as what {shown(self._codec.type)} does not read: {error}")
+            self.unreadable(entry, f"is stored as what {shown(self._codec.type)} does not read: {error}; {MEND_STATE}")
 
     def _packed(self, entry: bytes, value: Any) -> bytes:
         try:

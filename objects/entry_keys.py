@@ -15,6 +15,7 @@ from .values import Codec, Unencodable, UnsupportedType
 
 KEY_BYTES_MAX = 512
 _TEXT, _NUMBER = b"s", b"i"
+NO_TAG = ""
 _NUMBER_MIN, _NUMBER_END = -(2**63), 2**63
 
 
@@ -27,13 +28,26 @@ def label_of(entry: bytes) -> str:
     """The key of an entry as people read it: `3` in a List, `'bob'` or `3` in a Map."""
     if entry[:1] == _TEXT:
         return repr(entry[1:].decode("utf-8", "backslashreplace"))
-    return str(_plain_key(entry) if entry[:1] == _NUMBER else int.from_bytes(entry, "big"))
+    return str(plain_key(entry) if entry[:1] == _NUMBER else int.from_bytes(entry, "big"))
+
+
+def tag_of(entry: bytes) -> str:
+    """`s` of a Map's key that is text, `i` of one that is a number, NO_TAG of a List's: none is so long that the first
+    byte of an index would be one of these.
+    """
+    tag = entry[:1]
+    return tag.decode() if tag in (_TEXT, _NUMBER) else NO_TAG
+
+
+def words_for(tag: str) -> str:
+    """`3 entries …`"""
+    return {"s": "of a Map with text for keys", "i": "of a Map with numbers for keys"}.get(tag, "of a List")
 
 
 class KeyForm:
     """A Map's keys as bytes, in the order of the keys: numbers by value, text by code points."""
 
-    __slots__ = ("_codec", "_exact", "type")
+    __slots__ = ("_codec", "_exact", "tags", "type")
 
     def __init__(self, annotation: Any) -> None:
         self.type = annotation
@@ -41,6 +55,7 @@ class KeyForm:
         self._exact = self._codec.exact
         if not _is_key_type(annotation):
             raise UnsupportedType("a key is a str or an int, or a NewType, Literal or Enum of these")
+        self.tags = _tags(annotation)
 
     def pack(self, key: object) -> bytes:
         """Raises Unencodable for what is no key of this type."""
@@ -50,8 +65,23 @@ class KeyForm:
 
     def unpack(self, entry: bytes) -> Any:
         """Raises a ValueError if the entry was written under another type of key."""
-        plain = _plain_key(entry)
+        plain = plain_key(entry)
         return plain if type(plain) is self._exact else msgspec.convert(plain, self.type)
+
+
+def _tags(annotation: Any) -> tuple[str, ...]:
+    """Which tags its keys may have: both only if it is a Literal of both."""
+    kind = kinds.type_info(annotation)
+    while isinstance(kind, kinds.Metadata):
+        kind = kind.type
+    values: list[object] = []
+    if isinstance(kind, kinds.LiteralType):
+        values = list(kind.values)
+    elif isinstance(kind, kinds.EnumType):
+        values = [member.value for member in kind.cls]
+    if not values:
+        return (_TEXT.decode() if isinstance(kind, kinds.StrType) else _NUMBER.decode(),)
+    return tuple(sorted({_TEXT.decode() if isinstance(value, str) else _NUMBER.decode() for value in values}))
 
 
 def _is_key_type(annotation: Any) -> bool:
@@ -79,7 +109,8 @@ def _packed_number(number: Any) -> bytes:
     return _NUMBER + index_key(number - _NUMBER_MIN)
 
 
-def _plain_key(entry: bytes) -> str | int:
+def plain_key(entry: bytes) -> str | int:
+    """The key of a Map's entry, whatever its annotation says; raises a ValueError if it is that of a List's."""
     if entry[:1] == _TEXT:
         return entry[1:].decode()
     if entry[:1] != _NUMBER:

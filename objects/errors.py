@@ -36,6 +36,10 @@ class UnreadableState(StateError):
     """What is stored does not fit the annotation any more. Nothing is overwritten: the invocation pauses."""
 
 
+MEND_STATE = "nothing was overwritten: mend it in a migrate, or bring back the older code, then resume"
+"""What to do about state of another type."""
+
+
 class ReplayMismatch(Exception):
     """The code asked for something else than what its journal recorded. The invocation pauses, its journal intact."""
 

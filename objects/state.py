@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from .errors import StateError, UnreadableState
+from .annotations import shown
+from .errors import MEND_STATE, StateError, UnreadableState
 from .values import Codec, Unencodable
 
 if TYPE_CHECKING:
@@ -132,13 +133,28 @@ class State:
             try:
                 value = field.decode(data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                problem = f"is stored as what its annotation does not read: {error}"
+                problem = f"is stored as what {shown(field.type)} does not read: {error}; {MEND_STATE}"
                 raise UnreadableState(self._said_of(name, problem)) from None
         self._committed[name] = data
         self.values[name] = value
         if field.mutable:
             self._watch(name)
         return value
+
+    def begin_from(self, load: Load, entries: EntrySource) -> None:
+        """Take these for what is committed. To be called before anything is touched."""
+        self._load = load
+        if self._collections is not None:
+            self._collections.source = entries
+
+    def forget(self, name: str) -> None:
+        """What is committed of a field is dropped: a value that was touched will be written."""
+        self._committed.pop(name, None)
+
+    def has_used(self, name: str) -> bool:
+        """Whether anything in a List or Map was read or changed."""
+        opened = None if self._collections is None else self._collections.opened.get(name)
+        return opened is not None and opened[1].used
 
     def refuse_assignment(self, name: str) -> NoReturn:
         """Raise what a reader's `self.name = value` gets."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Never
 
+    from .migrations import OldState
     from .state import State
 
 _INSTEAD = "a Workflow's state goes with its run (retention=), a Service has none"
@@ -35,6 +36,7 @@ class _Durable:
     _perdure_name: ClassVar[str]
     _perdure_retry: ClassVar[RetryPolicy | None] = None
     _perdure_lifetimes: ClassVar[Lifetimes] = Lifetimes()
+    _perdure_version: ClassVar[int] = 1
     _perdure_definition: ClassVar[ServiceDefinition | None] = None
     _perdure_read: ClassVar[ServiceDefinition | None] = None  # not yet checked to be fit to serve
     _perdure_reference: ClassVar[type | None] = None
@@ -81,6 +83,7 @@ class _Durable:
         retention: float | timedelta | None = None,
         retained_max: int | None = None,
         time_to_live: float | timedelta | None = None,
+        version: int | None = None,
     ) -> None:
         super().__init_subclass__()
         if cls.__module__ == __name__:
@@ -93,8 +96,18 @@ class _Durable:
         if time_to_live is not None and cls._perdure_kind is not Kind.OBJECT:
             raise DefinitionError(f"{cls.__qualname__}: time_to_live= is for a VirtualObject; {_INSTEAD}")
         where = cls.__qualname__
+        if version is not None:
+            cls._perdure_version = _checked_version(where, version, cls._perdure_kind)
         cls._perdure_lifetimes = cls._perdure_lifetimes.changed(where, retention, retained_max, time_to_live)
         prepare(cls)
+
+
+def _checked_version(where: str, version: object, kind: Kind) -> int:
+    if kind is Kind.SERVICE:
+        raise DefinitionError(f"{where}: version= is that of the state, and a Service has none")
+    if type(version) is not int or version < 1:
+        raise DefinitionError(f"{where}: version={version!r}: give a whole number, 1 or more")
+    return version
 
 
 def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
@@ -104,12 +117,27 @@ def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
     raise StateError(misspelt(cls, {*definition.fields, *definition.collections}, name))
 
 
-class VirtualObject(_Durable):
+class _Stateful(_Durable):
+    """What VirtualObjects and Workflows have in common."""
+
+    __slots__ = ()
+
+    def migrate(self, old: OldState) -> None:
+        """Override it to bring what an older version of the class stored to the form of this one (see OldState).
+
+        It runs once for each object, when a handler first finds it stored under a lower `version`, in that handler's
+        first turn: both are committed, or neither. It is replayed like a handler, so the same old state must give the
+        same new one; it may not use the context.
+        """
+
+
+class VirtualObject(_Stateful):
     """One long-lived object for each key, with typed state; its exclusive handlers run one at a time.
 
     Keywords of a subclass: `name` (the name in paths and in the journal, else the class's), `retry`,
     `retention` and `retained_max` (for how long, and how many of its handlers' outcomes are kept, else the settings'),
-    `time_to_live` (an idle object not written for so long is forgotten, as if it had never been; else it is kept).
+    `time_to_live` (an idle object not written for so long is forgotten, as if it had never been; else it is kept),
+    `version` (of the form of its state, 1 at first: count it up together with a `migrate`).
     """
 
     __slots__ = ()
@@ -141,11 +169,11 @@ class Service(_Durable):
         return self._perdure_state.context
 
 
-class Workflow(_Durable):
+class Workflow(_Stateful):
     """An object whose `run` executes exactly once for each key; @shared handlers serve before, during and after.
 
-    Keywords of a subclass: `name`, `retry`, and for its runs, with their state and promises, `retention` and
-    `retained_max`: then the id may be used again.
+    Keywords of a subclass: `name`, `retry`, `version`, and for its runs, with their state and promises, `retention`
+    and `retained_max`: then the id may be used again.
     """
 
     __slots__ = ()

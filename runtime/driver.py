@@ -193,7 +193,7 @@ class Driver:
         try:
             while execution is not None and execution.replaying and (delivery := execution.next_turn()) is not None:
                 execution.replay(delivery)
-        except (ReplayMismatch, InvalidArguments):
+        except (ReplayMismatch, InvalidArguments, TurnRefused):
             if execution is not None:
                 self._throw_away(execution)
             return None  # it is found out, and said, when the handler is driven

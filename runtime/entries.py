@@ -7,13 +7,15 @@ else may change it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 
 import msgspec
 
+from perdure.objects.entries import overlaid
+
 from .invocations import Invocation
 from .kernel import Kernel
+from .working_set import ObjectKey
 
 _portion = msgspec.json.Decoder(list[tuple[str, msgspec.Raw]])
 _encode = msgspec.json.Encoder().encode
@@ -27,9 +29,9 @@ class CommittedEntries:
 
     __slots__ = ("_kernel", "_key")
 
-    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
+    def __init__(self, kernel: Kernel, key: ObjectKey) -> None:
         self._kernel = kernel
-        self._key = (invocation.service, invocation.key)
+        self._key = key
 
     def length(self, field: str) -> int:
         entry = self._kernel.entry(*self._key)
@@ -45,10 +47,12 @@ class CommittedEntries:
 class OwnEntries(CommittedEntries):
     """As the invocation first saw them."""
 
-    __slots__ = ("_invocation", "_ordered")
+    __slots__ = ("_committed", "_invocation", "_ordered")
 
     def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
-        super().__init__(kernel, invocation)
+        key = (invocation.service, invocation.key)
+        super().__init__(kernel, key)
+        self._committed = CommittedEntries(kernel, key)
         self._invocation = invocation
         self._ordered: dict[str, list[bytes]] = {}
 
@@ -65,29 +69,18 @@ class OwnEntries(CommittedEntries):
         before = self._before(field)
         if not before:
             return super().range(field, after, limit)
-        found: list[tuple[bytes, bytes]] = []
-        while len(found) < limit:
-            portion = super().range(field, after, limit)
-            last = portion[-1][0] if len(portion) == limit else None
-            seen = {**dict(portion), **{entry: before[entry] for entry in self._changed(field, after, last)}}
-            found += [(entry, value) for entry in sorted(seen) if (value := seen[entry]) is not None]
-            if last is None:
-                break
-            after = last
-        return found[:limit]
+        return overlaid(self._committed, field, after, limit, before, self._changed(field, before))
 
     def _before(self, field: str) -> dict[bytes, bytes | None]:
         history = self._invocation.history
         return {} if history is None else history.before_entries.get(field, {})
 
-    def _changed(self, field: str, after: bytes | None, last: bytes | None) -> list[bytes]:
-        """Of what it has changed, the keys behind `after`, up to `last`."""
-        before = self._before(field)
+    def _changed(self, field: str, before: dict[bytes, bytes | None]) -> list[bytes]:
+        """The keys of what it has changed, in their order."""
         ordered = self._ordered.get(field, [])
         if len(ordered) != len(before):  # keys only ever join
             ordered = self._ordered[field] = sorted(before)
-        first = 0 if after is None else bisect_right(ordered, after)
-        return ordered[first : len(ordered) if last is None else bisect_right(ordered, last)]
+        return ordered
 
 
 class ReadEntries:
@@ -99,8 +92,8 @@ class ReadEntries:
 
     __slots__ = ("_committed", "_read")
 
-    def __init__(self, kernel: Kernel, invocation: Invocation, read: Read) -> None:
-        self._committed = CommittedEntries(kernel, invocation)
+    def __init__(self, kernel: Kernel, key: ObjectKey, read: Read) -> None:
+        self._committed = CommittedEntries(kernel, key)
         self._read = read
 
     def length(self, field: str) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any, cast
 
 from perdure.objects.definitions import HandlerDefinition, ServiceDefinition, new_instance
-from perdure.objects.entries import EntrySource
 from perdure.objects.entry_keys import label_of
 from perdure.objects.errors import (
     DeadlockError,
@@ -24,18 +24,20 @@ from perdure.objects.errors import (
     InvalidArguments,
     ReplayMismatch,
     TerminalError,
+    UnreadableState,
     failure_of,
     is_terminal,
     text_of,
 )
+from perdure.objects.migrations import Migrated, brought_up_to_date
 from perdure.objects.state import State
 
 from . import identity
 from .deadlocks import Cycle, find_cycle, message_of
-from .entries import OwnEntries, ReadEntries
+from .entries import OwnEntries
 from .handler_context import HandlerContext, World
-from .invocations import CANCELLATION, START, Delivery, Invocation
-from .kernel import CANCELLED, Kernel
+from .invocations import CANCELLATION, START, Delivery, Invocation, ObjectEntry
+from .kernel import CANCELLED
 from .mute import muted
 from .record_lines import describe_part, divergence
 from .records import (
@@ -54,6 +56,7 @@ from .records import (
 )
 from .settings import Settings
 from .step_calls import StepCall
+from .stored import ReadState, of_form, start_of
 from .turn_loop import TurnFailed, TurnLoop, TurnTimer
 from .waits import Wait, words_for
 
@@ -90,6 +93,8 @@ class Execution:
         "_kernel",
         "_loop",
         "_main",
+        "_migrated",
+        "_read",
         "_recorded",
         "_service",
         "_settings",
@@ -120,13 +125,18 @@ class Execution:
         self._recorded: Turn | None = None
         self._cancelled = False
         self._deadlocked: list[tuple[int, Failure]] = []
+        self._migrated: Migrated | None = None  # in this turn
         self._main: asyncio.Task[Any] | None = None
         self._context = context = HandlerContext(invocation, service, world)
         self._loop = TurnLoop(identity.number_of(invocation.id), context, callbacks_max=settings.callbacks_max)
         context.loop = self._loop
-        load = self._load_own if handler.exclusive else self._load_shared
-        entries = self._entries_of(world.kernel) if service.collections else None
-        self._state = State(service, load, context.check, writable=handler.exclusive, entries=entries)
+        if handler.exclusive or not service.keyed:
+            self._read = None
+            own = OwnEntries(world.kernel, invocation) if service.collections else None
+            self._state = State(service, self._load_own, context.check, writable=handler.exclusive, entries=own)
+        else:
+            self._read = read = ReadState(world.kernel, invocation, service, context)
+            self._state = State(service, read.load, context.check, writable=False, entries=read)
         self._instance = new_instance(service, invocation.key, context, self._state)
 
     # --- turns ----------------------------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ class Execution:
         return None
 
     def replay(self, delivery: Delivery) -> None:
-        """Raises ReplayMismatch, or TurnRefused if the handler fails where it had not."""
+        """Raises ReplayMismatch; TurnRefused if the state can't be read any more."""
         number = self.number + 1
         history = self.invocation.history
         turns = {} if history is None else history.turns
@@ -167,6 +177,8 @@ class Execution:
             turn = self._collect(recorded.at)
         except TurnRefused as refused:
             self._refuse_divergence(number)
+            if isinstance(refused.cause, UnreadableState):
+                raise
             raise ReplayMismatch(
                 f"turn {number} of {self.invocation.target}: the journal goes on, the code now raises "
                 f"{type(refused.cause).__name__}: {refused}"
@@ -207,6 +219,8 @@ class Execution:
         """What leads back here would be left to the collector."""
         self._context.cut()
         self._main = None
+        if self._read is not None:
+            self._read.begin_turn(None)
         if hasattr(self, "_state"):  # not gone already
             del self._state, self._instance
 
@@ -251,6 +265,8 @@ class Execution:
         if delivery.command == START and self._arguments is None:
             self._arguments = self._handler.decode_arguments(self.invocation.arguments)
         self._state.begin_turn()
+        if self._read is not None:
+            self._read.begin_turn(recorded)
         try:
             loop.run(delivery.at, partial(self._hand_over, delivery))
             if context.new_waits or recorded is not None:
@@ -258,7 +274,9 @@ class Execution:
             if not loop.dead and self._ended:  # dead: it diverged, and what is left of it is dropped
                 loop.cancel_leftovers()
         except TurnFailed as error:
-            raise TurnRefused(error.__cause__ or error) from error
+            raise self._refusal(error.__cause__ or error) from error
+        except UnreadableState as error:  # found before the handler's first line
+            raise self._refusal(error) from error
 
     def _refuse_waits(self, context: HandlerContext, loop: TurnLoop) -> None:
         while not self._ended and not loop.dead and (refused := self._next_refused_wait()) is not None:
@@ -272,6 +290,8 @@ class Execution:
 
     def _hand_over(self, delivery: Delivery) -> None:
         if delivery.command == START:
+            if self._handler.exclusive:
+                self._bring_up_to_date()
             self._main = self._loop.start(self._begin())
         elif delivery.command == CANCELLATION:
             self._cancelled = True
@@ -383,15 +403,19 @@ class Execution:
                 writes = self._state.collect_writes()
                 if self._service.collections:
                     entries, lengths = self._state.collect_entries()
+                if self._migrated is not None:
+                    writes, entries, lengths = _with_migrated(self._migrated, writes, entries, lengths)
             except Exception as error:
-                raise TurnRefused(error) from error
+                raise self._refusal(error) from error
+        version = self._version_written(wrote=bool(writes or entries or lengths)) if keep else None
         commands = self._commands(context, outcome, keep=keep)
-        reads = {} if outcome is not None or self._handler.exclusive else self._state.reads
+        reads = {} if outcome is not None or self._read is None else self._read.reads
         patched, gave_up = context.patched_now, context.gave_up
         if patched or gave_up:
             context.patched_now, context.gave_up = (), False
         told = context.attempt > 1 and context.attempt_was_read  # a replay has to tell it the same
-        wrote = bool(writes or entries or lengths)
+        wrote = bool(writes or entries or lengths) or version is not None
+        self._migrated = None
         if outcome is None and not (wrote or commands or reads or self._deadlocked or patched or told):
             return None
         return Turn(
@@ -410,6 +434,7 @@ class Execution:
             self._expires(at) if wrote else None,
             entries,
             lengths,
+            version,
         )
 
     def _expires(self, at: int) -> int | None:
@@ -445,7 +470,7 @@ class Execution:
             except TerminalError as unfit:
                 return Failed(failure_of(unfit)), False
         if not is_terminal(error):
-            raise TurnRefused(error) from error
+            raise self._refusal(error) from error
         rolls_back = bool(self._deadlocked) and _has_deadlock(error)
         return Failed(failure_of(error)), not rolls_back and _all_said_so(error)
 
@@ -459,37 +484,64 @@ class Execution:
         history = self.invocation.history
         if history is not None and field in history.before:
             return history.before[field]
-        return self._load_committed(field)
-
-    def _entries_of(self, kernel: Kernel) -> EntrySource:
-        if self._handler.exclusive:
-            return OwnEntries(kernel, self.invocation)
-        return ReadEntries(kernel, self.invocation, self._read_shared)
-
-    def _read_shared(self, name: str, load: Callable[[], bytes | None]) -> bytes | None:
-        recorded = self._recorded
-        if recorded is None:
-            value = load()
-        else:
-            if name not in recorded.reads:
-                self._context.diverge(f"the journal has no read of {name}, the code now reads it")
-            value = recorded.reads[name]
-        self._state.reads[name] = value
-        return value
-
-    def _load_shared(self, field: str) -> bytes | None:
-        recorded = self._recorded
-        if recorded is None:
-            self._kernel.memory.used((self.invocation.service, self.invocation.key))  # which nothing else would tell
-            return self._load_committed(field)
-        if field not in recorded.reads:
-            self._context.diverge(f"the journal has no read of {field}, the code now reads it")
-        return recorded.reads[field]
-
-    def _load_committed(self, field: str) -> bytes | None:
-        key = (self.invocation.service, self.invocation.key)
-        entry = self._kernel.objects.get(key) or self._kernel.entry(*key)
+        entry = self._entry()
         return None if entry is None else entry.fields.get(field)
+
+    def _entry(self) -> ObjectEntry | None:
+        key = (self.invocation.service, self.invocation.key)
+        return self._kernel.objects.get(key) or self._kernel.entry(*key)
+
+    def _bring_up_to_date(self) -> None:
+        """What an older version of the class stored is migrated before the handler's first line, in its turn.
+
+        A replay does what its record says: an invocation that began before the class changed is not migrated.
+        """
+        entry, service, recorded = self._entry(), self._service, self._recorded
+        if entry is None or (recorded is None and of_form(entry, service)):
+            return
+        stored = start_of(self._kernel, self.invocation, self._load_own)
+        if entry.stored_version > service.version:
+            stored = replace(stored, version=entry.stored_version)
+        elif recorded is not None and (recorded.version is None or not stored.version):
+            stored = replace(stored, version=service.version)
+        self._migrated = brought_up_to_date(service, self.invocation.key, stored)
+        if self._migrated is not None:
+            self._state.begin_from(self._migrated.load, self._migrated)
+
+    def _version_written(self, *, wrote: bool) -> int | None:
+        """What the record says of the state's version: nothing if it is what it was, or the first of all."""
+        migrated = self._migrated is not None
+        if self._recorded is not None:
+            return self._recorded.version if wrote or migrated else None
+        if migrated:
+            return self._service.version
+        if not wrote or self._service.version == 1:
+            return None
+        entry = self._entry()
+        return self._service.version if entry is None or not entry.stored_version else None
+
+    def _refusal(self, cause: BaseException) -> TurnRefused:
+        """State that can't be read pauses the invocation, whatever else went wrong beside it."""
+        unreadable = next((leaf for leaf in _leaves(cause) if isinstance(leaf, UnreadableState)), None)
+        if unreadable is None:
+            return TurnRefused(cause)
+        entry = self._entry()
+        stored, version = 1 if entry is None else entry.version, self._service.version
+        said = UnreadableState(f"{unreadable} (stored: version {stored} of the class; this code: version {version})")
+        said.__cause__ = unreadable.__cause__
+        return TurnRefused(said)
+
+
+def _with_migrated(
+    migrated: Migrated,
+    writes: dict[str, bytes],
+    entries: list[tuple[str, bytes, bytes | None]],
+    lengths: dict[str, int],
+) -> tuple[dict[str, bytes], list[tuple[str, bytes, bytes | None]], dict[str, int]]:
+    """What a turn wrote after it had migrated, together with that; of both on the same, what it wrote."""
+    merged = {(field, entry): value for field, entry, value in (*migrated.entries, *entries)}
+    both = [(*at, value) for at, value in merged.items()]
+    return {**migrated.writes, **writes}, both, {**migrated.lengths, **lengths}
 
 
 async def _with_timeout(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
@@ -538,7 +590,12 @@ def difference_of(recorded: Turn, replayed: Turn) -> str | None:
         return _difference_of_entries(recorded, replayed)
     if replayed.outcome is not None:
         return f"the journal goes on, the code now ends with {describe_part(replayed.outcome)}"
-    return None
+    return None if recorded.version == replayed.version else _difference_of_versions(recorded, replayed)
+
+
+def _difference_of_versions(recorded: Turn, replayed: Turn) -> str:
+    was, is_ = ("as it was" if side.version is None else side.version for side in (recorded, replayed))
+    return f"the journal left the version of the state {was}, the code now leaves it {is_}"
 
 
 def _difference_of_entries(recorded: Turn, replayed: Turn) -> str:
@@ -562,6 +619,7 @@ def _said_of_entry(change: tuple[str, bytes, bytes | None] | None, wrote: str) -
 def _difference_of_writes(recorded: dict[str, bytes], replayed: dict[str, bytes]) -> str:
     field = next(f for f in sorted({*recorded, *replayed}) if recorded.get(f) != replayed.get(f))
     was, is_ = (
-        "nothing" if side.get(field) is None else side[field].decode(errors="replace") for side in (recorded, replayed)
+        "nothing" if (data := side.get(field)) is None else data.decode(errors="replace") or "no value any more"
+        for side in (recorded, replayed)
     )
     return f"the journal wrote {was} to {field}, the code now writes {is_}"

@@ -61,7 +61,8 @@ class History(Struct, omit_defaults=True):
 
     `turns` holds the committed turns by number (a turn that did nothing left none), `before` the value each field had
     before this invocation first changed it (None: none), `before_entries` and `before_lengths` the same of Lists and
-    Maps, `calls` the commands that wait for another invocation, of which it made
+    Maps, `before_version` that of the object (0: nothing was stored).
+    `calls` are the commands that wait for another invocation, of which it made
     those in `owned`, `timers` the due time of each that runs, `steps` the open ones.
     Of signals, `received` holds the values that nobody has asked for yet, `receivers` the commands that wait for one.
     """
@@ -76,6 +77,7 @@ class History(Struct, omit_defaults=True):
     steps: dict[int, StepState] = {}
     received: dict[str, list[Outcome]] = {}
     receivers: dict[str, list[int]] = {}
+    before_version: int | None = None
 
 
 class Invocation(Struct, eq=False, omit_defaults=True):
@@ -196,6 +198,8 @@ class ObjectEntry(Struct, omit_defaults=True):
     """One keyed object: its committed fields (JSON), who holds the key, and who waits for it, by their ids.
 
     `lengths`: how many entries its Lists and Maps have; the entries themselves are rows of their own.
+    `tags`: of what kind the keys of its Maps are (entry_keys.tag_of), so that a List and Maps can be told apart.
+    `version`: that of the class in whose form it is stored.
 
     `expires`: when it is forgotten if it is idle then; `agenda`: the row of the store that says so (rows.py), empty if
     none does.
@@ -208,6 +212,13 @@ class ObjectEntry(Struct, omit_defaults=True):
     lengths: dict[str, int] = {}
     expires: int | None = None
     agenda: bytes = b""
+    version: int = 1
+    tags: dict[str, str] = {}
+
+    @property
+    def stored_version(self) -> int:
+        """0 if nothing is stored."""
+        return self.version if self.fields or self.lengths else 0
 
     @property
     def idle(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar, Final
 
+from perdure.objects.entry_keys import tag_of
 from perdure.objects.errors import Failure
 
 from . import identity, rows
@@ -211,7 +212,7 @@ class Kernel:
         if invocation.attempts:
             invocation.attempts = invocation.deaths = 0
             self._clear_backoff(invocation)
-        if record.writes or record.lengths or record.entries:
+        if record.writes or record.lengths or record.entries or record.version is not None:
             self._write(invocation, record)
         for command in record.commands:
             self._COMMAND[type(command)](self, invocation, command, record.at)
@@ -567,9 +568,23 @@ class Kernel:
             before = invocation.the_history().before
             for field in record.writes:
                 before.setdefault(field, fields.get(field))
+        if record.version is not None:
+            self._write_version(invocation, entry, record)
         fields.update(record.writes)
         if record.entries or record.lengths:
             self._write_entries(invocation, entry, record)
+        if record.version is not None:
+            for field in [field for field, data in fields.items() if not data]:  # dropped by a migration
+                del fields[field]
+        if not (fields or entry.lengths):
+            entry.version = 1  # as of what was never written
+
+    def _write_version(self, invocation: Invocation, entry: ObjectEntry, record: Turn) -> None:
+        if record.outcome is None:
+            history = invocation.the_history()
+            if history.before_version is None:
+                history.before_version = entry.stored_version
+        entry.version = record.version or 1
 
     def _write_entries(self, invocation: Invocation, entry: ObjectEntry, record: Turn) -> None:
         prefixes: dict[str, bytes] = {}
@@ -586,10 +601,20 @@ class Kernel:
         for field, length in record.lengths.items():
             if history is not None:
                 history.before_lengths.setdefault(field, entry.lengths.get(field, 0))
+            if length and (field not in entry.lengths or record.version is not None):
+                self._note_tag(entry, field, record)
             if length:
                 entry.lengths[field] = length
             else:
-                entry.lengths.pop(field, None)
+                entry.lengths.pop(field, None)  # its tag stays, for a replay that begins before this
+
+    def _note_tag(self, entry: ObjectEntry, field: str, record: Turn) -> None:
+        """The first entries of a List or Map, or others in their place, tell what their keys are."""
+        tag = next((tag_of(name) for of, name, value in record.entries if of == field and value is not None), None)
+        if tag:
+            entry.tags[field] = tag
+        elif tag is not None:
+            entry.tags.pop(field, None)
 
     def _wait_for(self, waiter: Invocation, command: int, id: str, at: int) -> None:
         other = self._invocations.change(id)

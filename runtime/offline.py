@@ -23,7 +23,7 @@ from perdure.objects.errors import Failure, InvalidArguments, ReplayMismatch
 
 from . import records, rows
 from .data_dir import STORE_FILE
-from .execution import Execution
+from .execution import Execution, TurnRefused
 from .invocations import Invocation
 from .kernel import Kernel
 from .records import Outcome
@@ -143,7 +143,7 @@ def replay(
     try:
         while execution.replaying and (delivery := execution.next_turn()) is not None:
             execution.replay(delivery)
-    except (ReplayMismatch, InvalidArguments) as error:
+    except (ReplayMismatch, InvalidArguments, TurnRefused) as error:
         divergence = str(error)
     finally:
         patches = dict(execution.patches)

@@ -24,9 +24,17 @@ def describe(data: bytes) -> str:
     """`TIME KIND FIELDS`, in UTC to the microsecond. Raises UnknownRecord for what this release can't read."""
     record = decode(data)
     fields = _fields(record, _NOT_AMONG_THE_FIELDS)
-    if isinstance(record, Turn) and record.entries:
-        fields["entries"] = {f"{field}[{label_of(entry)}]": _plain(value) for field, entry, value in record.entries}
+    if isinstance(record, Turn):
+        _describe_state(record, fields)
     return f"{_time(record.at)} {type(record).__name__:<9} {json.dumps(fields, ensure_ascii=False)}"
+
+
+def _describe_state(record: Turn, fields: dict[str, object]) -> None:
+    if record.entries:
+        fields["entries"] = {f"{field}[{label_of(entry)}]": _plain(value) for field, entry, value in record.entries}
+    if dropped := [field for field, value in record.writes.items() if not value]:
+        fields["writes"] = {field: _plain(value) for field, value in record.writes.items() if value}
+        fields["dropped"] = dropped
 
 
 def what_is_large(record: Record) -> str:

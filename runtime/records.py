@@ -242,8 +242,10 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     `patched`: the changes of code for which it went the new way.
     `gave_up`: a saga undid its work for an error that was the last attempt's.
     `attempt`: which one it was that committed; handlers may ask.
+    `writes`: fields as JSON, empty if a migration has dropped it.
     `entries`: of Lists and Maps, field, entry and its JSON, None if it was removed; `lengths`: how many they have now.
     `expires`: the object has a time to live, and its state was written, so it begins anew: when it is over.
+    `version`: that of the class in whose form the state is from here on: it was migrated, or is the object's first.
     """
 
     at: int
@@ -261,6 +263,7 @@ class Turn(Struct, frozen=True, array_like=True, tag=3, gc=False):
     expires: int | None = None
     entries: list[tuple[str, bytes, bytes | None]] = []
     lengths: dict[str, int] = {}
+    version: int | None = None
 
 
 class Notified(Struct, frozen=True, array_like=True, tag=4, gc=False):

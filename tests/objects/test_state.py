@@ -200,7 +200,7 @@ def test_a_value_that_would_not_come_back_fails_its_turn(
 def test_bytes_that_the_annotation_does_not_read_say_so(live: MakeLive) -> None:
     account = live(Account, stored={"balance": b'"x"'})
 
-    with pytest.raises(StateError, match=r"Account\['k'\]\.balance is stored as what its annotation does not read"):
+    with pytest.raises(StateError, match=r"Account\['k'\]\.balance is stored as what int does not read"):
         _ = account.object.balance
 
 

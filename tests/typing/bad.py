@@ -8,7 +8,19 @@ from typing import Any
 
 from good import Account, IntCell, Line, Mail, Premium, Signup, charge, fetch, sync_fetch
 
-from perdure.objects import Awakeable, List, Map, RetryPolicy, Service, VirtualObject, Workflow, handler, shared, step
+from perdure.objects import (
+    Awakeable,
+    List,
+    Map,
+    OldState,
+    RetryPolicy,
+    Service,
+    VirtualObject,
+    Workflow,
+    handler,
+    shared,
+    step,
+)
 from perdure.runtime import Client, Runtime
 
 
@@ -186,6 +198,27 @@ def unused(x: Any, s: Service, w: Signup) -> None:
 
 class Misspelt(VirtualObject, nmae="x"):  # E unknown class option
     pass
+
+
+class Migrated(VirtualObject, version="2"):  # E
+    count: int = 0
+
+    def migrate(self, old: OldState) -> None:
+        self.count = old.read("count", str)  # E
+        self.count = old.read("count")  # E
+        old["count"] = 5  # E it is read, and popped
+        self.coutn = 5  # X found in the source when the class is defined
+        del old["count"]  # E
+        old.pop(5)  # E
+
+
+class Asleep(VirtualObject, version=2):
+    async def migrate(self, old: OldState) -> None: ...  # E
+
+
+class Named(VirtualObject, version=2):
+    @handler
+    async def migrate(self) -> None: ...  # E
 
 
 async def helper(account: Account) -> None:

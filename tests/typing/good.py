@@ -18,6 +18,7 @@ from perdure.objects import (
     Handle,
     List,
     Map,
+    OldState,
     Promise,
     RetryPolicy,
     Service,
@@ -238,6 +239,35 @@ async def words(text: str, *, limit: int) -> AsyncIterator[str]:
 
 async def fetch(url: str) -> dict[str, int]:
     return {}
+
+
+class Migrated(VirtualObject, version=3):
+    lines: List[Line]
+    owner: str | None = None
+    total: int = 0
+
+    def migrate(self, old: OldState) -> None:
+        if old.version < 2:
+            self.owner = old.pop("name", None)
+        self.total = old.read("sum", int) + old.get("more", 0)
+        assert_type(old.read("owner", str | None), str | None)
+        assert_type(old.read("lines", list[Line]), list[Line])
+        assert_type(old.version, int)
+        self.lines.extend(Line(text) for text in old.pop("lines") if "owner" in old)
+        for name in old:
+            assert_type(name, str)
+
+    @handler
+    async def go(self) -> int:
+        return self.total
+
+
+class Lasting(Workflow, version=2):
+    def migrate(self, old: OldState) -> None:
+        super().migrate(old)
+
+    @handler
+    async def run(self) -> None: ...
 
 
 class Everything(VirtualObject):

@@ -376,9 +376,9 @@ def test_records_without_it_are_read_as_before() -> None:
     """What a release before it wrote has no such item, nor those behind it."""
     turn = Turn(1, "i", 1, 1, {"n": b"1"}, attempt=2)
     data = records.encode(turn)
-    later = b"\xc0\x90\x80"  # expires, entries, lengths
+    later = b"\xc0\x90\x80\xc0"  # expires, entries, lengths, version
     assert data.endswith(b"\x02" + later)
-    assert data[1:4] == b"\xdc\x00\x10"  # an array of 16
+    assert data[1:4] == b"\xdc\x00\x11"  # an array of 17
     before = data[:1] + b"\x9d" + data[4 : -len(later)]
 
     assert records.decode(before) == turn
