@@ -35,7 +35,8 @@ _ALL: Final = 2**40
 _ABSENT_MAX: Final = 10_000
 _FOREVER: Final = 2**63
 
-# About what things take in memory beside their bytes: measured with tracemalloc over 10,000 of each, rounded up.
+# About what things take in memory beside their bytes: by tracemalloc over 2,000 objects with a waiting handler each,
+# 3.4 to 3.7 kB together, rounded up.
 _ENTRY_BYTES: Final = 700
 _INVOCATION_BYTES: Final = 1_000
 _HISTORY_ENTRIES: Final = 4

@@ -2,8 +2,9 @@
 
     python -m tests.crash.killed_in_checkpoints FILES PHASE MOMENTS_MAX DIRECTORY
 
-FILES is `store` or `journal`: whose system calls are counted.  PHASE is `work`, or `recovery`: then a first process is
-killed by a client's hand, and the one that recovers from that at its k-th call.  strace sends the SIGKILL, at the
+FILES is `store` or `journal`: whose system calls are counted.  PHASE is `work`; or `recovery`: then a first process is
+killed by a client's hand, and the one that recovers from that at its k-th call; or `migration`: then a first process,
+which ends well, has stored what an older version of the class had.  strace sends the SIGKILL, at the
 entry of the call, for each kind of call and each k that an undisturbed run has; if that is more than MOMENTS_MAX, for
 so many of them, drawn by a fixed seed.  One line of JSON for each.
 
@@ -31,7 +32,7 @@ import uvloop
 
 from perdure.journal import Log, LogOptions, read_offline
 from perdure.journal.disk import RealDisk
-from perdure.objects import VirtualObject, handler, shared
+from perdure.objects import OldState, VirtualObject, handler, shared
 from perdure.runtime import Runtime, data_dir, engine, offline
 from perdure.runtime.recovery import RecoveryFailed
 from perdure.runtime.settings import Settings
@@ -49,8 +50,21 @@ DIFFERENT_IN_TIME = ("counts", "timers")
 """Counts say when the store was written, too; a timer that is over has none in a kernel that comes from the store."""
 
 
-class Ledger(VirtualObject):
+class OldLedger(VirtualObject, name="Ledger"):
+    """As it was deployed before."""
+
+    lines: str = ""
+
+    @handler
+    async def append(self, value: str) -> None:
+        self.lines += f"{value}\n"
+
+
+class Ledger(VirtualObject, version=2):
     entries: list[str]
+
+    def migrate(self, old: OldState) -> None:
+        self.entries = old.pop("lines").splitlines()
 
     @handler
     async def append(self, value: str) -> int:
@@ -136,6 +150,19 @@ def requests(client: int) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield name, here, (f"{client}-{n}", there) if name == "append_to_both" else (f"{client}-{n}",)
 
 
+async def work_before(life: Path) -> None:
+    """What the version before has stored."""
+    async with Runtime([OldLedger], data_dir=life / "data", settings=TINY) as runtime:
+        for key in LEDGERS:
+            for value in old_values(key):
+                await runtime.ref(OldLedger, key).append(value)
+        await runtime.engine.settled()
+
+
+def old_values(key: str) -> list[str]:
+    return [f"{key} before {n}" for n in range(3)]
+
+
 async def work(life: Path, kill_after: int | None = None) -> None:
     """All clients, one request after the other; what was answered is noted before the next one."""
     answers = 0
@@ -208,6 +235,8 @@ def traced(files: str, life: Path, *inject: str) -> Callable[[int], list[str]]:
 def moments(files: str, phase: str, directory: Path) -> list[tuple[str, int]]:
     """Each kind of call and how often one thread makes it, in an undisturbed run."""
     life = new_life(directory / "undisturbed")
+    if phase == "migration":
+        assert in_a_fork(work_before(life)) == 0
     if phase == "recovery":
         assert in_a_fork(work(life, random.Random(SEED).randrange(10, 30))) == -signal.SIGKILL
     assert in_a_fork(work(life), traced(files, life)) == 0
@@ -251,12 +280,14 @@ def compared(life: Path) -> dict[str, Any]:
     return {"same": found == expected, "trimmed": any((life / "kept").iterdir())}
 
 
-def checked(life: Path) -> dict[str, Any]:
+def checked(life: Path, phase: str) -> dict[str, Any]:
     """What was answered and isn't there, what is there twice, and what was never sent."""
     ledgers: dict[str, list[str]] = json.loads((life / "ledgers").read_text())
     answers = [json.loads(line) for line in (life / "answers").read_text().splitlines()]
     entries = Counter(value for values in ledgers.values() for value in values)
     sent: set[str] = set()
+    if phase == "migration":
+        sent |= {value for key in LEDGERS for value in old_values(key)}
     for client in range(CLIENTS):
         for name, _, (value, *_) in requests(client):
             sent |= {value, *([f"{value} there", f"{value} sent"] if name == "append_to_both" else [])}
@@ -268,13 +299,15 @@ def checked(life: Path) -> dict[str, Any]:
 
 
 def kill_at(files: str, phase: str, call: str, k: int, life: Path) -> dict[str, Any]:
+    if phase == "migration":
+        assert in_a_fork(work_before(life)) == 0
     if phase == "recovery":
         by_hand = random.Random(f"{SEED} {call} {k}").randrange(1, CLIENTS * REQUESTS)
         assert in_a_fork(work(life, by_hand)) == -signal.SIGKILL
     killed = in_a_fork(work(life), traced(files, life, f"{call}:signal=KILL:when={k}")) == -signal.SIGKILL
     at_once = compared(life) if any((life / "data").glob("*.segment")) else {"same": True}
     ended = in_a_fork(work(life))
-    found = checked(life) if ended == 0 else {}
+    found = checked(life, phase) if ended == 0 else {}
     return {"killed": killed, "at_once": at_once, "ended": ended, "in_the_end": compared(life), **found}
 
 

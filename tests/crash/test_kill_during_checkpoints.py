@@ -1,8 +1,8 @@
 """A process that checkpoints, evicts and trims all the time is killed at its system calls, and loses nothing.
 
 `killed_in_checkpoints.py` does it: real processes, SIGKILL by strace at the k-th call on the files of the store or of
-the journal, at work and during a recovery.  Then what was answered is there, nothing is there twice, and the store
-with what came after it is what the whole journal makes.
+the journal, at work, while objects of an older version are migrated, and during a recovery.  Then what was answered is
+there, nothing is there twice, and the store with what came after it is what the whole journal makes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-FILES = ["store", "store", "journal", "journal"]
-PHASES = ["work", "recovery", "work", "recovery"]
-MOMENTS_MAX = 30
+FILES = ["store", "store", "journal", "journal", "store", "journal"]
+PHASES = ["work", "recovery", "work", "recovery", "migration", "migration"]
+MOMENTS_MAX = 25
 """Of each; there are some 900 in all, at half a second each."""
 AT_ONCE = 2
 
@@ -43,7 +43,9 @@ def killed_at_each(files: str, phase: str, directory: Path) -> list[dict[str, An
     return [{"files": files, "phase": phase, **json.loads(line)} for line in done.stdout.splitlines()]
 
 
-def test_a_kill_at_the_system_calls_of_checkpoints_trims_and_recoveries_loses_nothing(tmp_path: Path) -> None:
+def test_a_kill_at_the_system_calls_of_checkpoints_migrations_and_recoveries_loses_nothing(
+    tmp_path: Path,
+) -> None:
     """Of each kind of call on each file some k-th ones, and for the next process the same."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         runs = threads.map(killed_at_each, FILES, PHASES, (tmp_path / str(n) for n in range(len(FILES))))
