@@ -31,10 +31,12 @@ FREE_PAGES_KEPT = 1024
 
 _GET = "SELECT bucket, value, hash FROM rows INDEXED BY rows_by_key WHERE key = ?"
 _BUCKET = (
-    "SELECT listed.key, value, hash FROM (SELECT key FROM rows INDEXED BY rows_by_bucket WHERE bucket = ?) AS listed"
+    "SELECT 0, data, NULL, NULL FROM sums WHERE page = ? UNION ALL"
+    " SELECT 1, listed.key, value, hash"
+    " FROM (SELECT key FROM rows INDEXED BY rows_by_bucket WHERE bucket = ?) AS listed"
     " CROSS JOIN rows INDEXED BY rows_by_key ON rows.key = listed.key"
 )
-_SUMS = "SELECT data FROM sums WHERE page = ?"
+"""Of one moment, since it is one statement; and each step of each statement is a round of the interpreter's lock."""
 _RANGE = (
     "SELECT key, bucket, value, hash FROM rows INDEXED BY rows_by_key WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
 )
@@ -107,11 +109,9 @@ class Store:
     def get(self, key: bytes, group: bytes | None = None) -> bytes | None:
         bucket = self._hasher.bucket(key if group is None else group)
         try:
-            if self._verified[bucket]:
-                return self._value(key, bucket)
-            with _snapshot(self._reader):
-                self._verify(bucket)
-                return self._value(key, bucket)
+            if not self._verified[bucket] and (value := self._verify(bucket).get(key)) is not None:
+                return value
+            return self._value(key, bucket)
         except sqlite3.Error as error:
             raise explained(error, self.path) from error
 
@@ -172,25 +172,33 @@ class Store:
             raise ValueError(f"key {key!r} belongs to another group")
         raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
 
-    def _verify(self, bucket: int) -> None:
-        """Every row is looked up as `get` would; what was written and isn't found shows in the sum."""
+    def _verify(self, bucket: int) -> dict[bytes, bytes]:
+        """All of its rows. Each is looked up as `get` would; what was written and isn't found shows in the sum.
+
+        The sum is the file's: what is in memory may be of a commit that the reader doesn't see yet.
+        """
+        rows: dict[bytes, bytes] = {}
+        expected: tuple[int, int] | None = None
         count = xor = 0
-        for key, value, row_hash in self._reader.execute(_BUCKET, (bucket,)):
+        for is_row, key, value, row_hash in self._reader.execute(
+            _BUCKET, (bucket // BUCKETS_IN_PAGE, bucket)
+        ).fetchall():
+            if not is_row:
+                if isinstance(key, bytes) and len(key) == PAGE_BYTES:
+                    expected = sum_in_page(key, bucket)
+                continue
             if not self._hasher.is_whole(bucket, key, value, row_hash):
                 raise StoreDamaged(self.path, f"the row of key {key!r} is not what was written")
+            rows[key] = value
             count += 1
             xor ^= row_hash
-        expected, expected_xor = self._sum_of(bucket)
-        if (count, xor) != (expected, expected_xor):
-            raise StoreDamaged(self.path, f"{count} rows where {expected} were written, or not those (bucket {bucket})")
+        if expected is None:
+            raise StoreDamaged(self.path, "the sums of its rows are not what was written")
+        if (count, xor) != expected:
+            problem = f"{count} rows where {expected[0]} were written, or not those (bucket {bucket})"
+            raise StoreDamaged(self.path, problem)
         self._verified[bucket] = 1
-
-    def _sum_of(self, bucket: int) -> tuple[int, int]:
-        """From the file: what is in memory may be of a commit that the reader doesn't see yet."""
-        for (data,) in self._reader.execute(_SUMS, (bucket // BUCKETS_IN_PAGE,)):
-            if isinstance(data, bytes) and len(data) == PAGE_BYTES:
-                return sum_in_page(data, bucket)
-        raise StoreDamaged(self.path, "the sums of its rows are not what was written")
+        return rows
 
     def _rows(self, begin: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         rows: list[tuple[bytes, bytes]] = []

@@ -39,7 +39,7 @@ def test_a_segment_has_its_room_from_the_start(tmp_path: Path) -> None:
         [live], [free] = names(tmp_path, "segment"), names(tmp_path, "free")
         for name in (live, free):
             stat = (tmp_path / name).stat()
-            assert stat.st_size == 64 * 1024 * 1024
+            assert stat.st_size == LogOptions().segment_bytes
             assert stat.st_blocks * 512 >= stat.st_size
 
 
