@@ -47,12 +47,10 @@ class CommittedEntries:
 class OwnEntries(CommittedEntries):
     """As the invocation first saw them."""
 
-    __slots__ = ("_committed", "_invocation", "_ordered")
+    __slots__ = ("_invocation", "_ordered")
 
     def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
-        key = (invocation.service, invocation.key)
-        super().__init__(kernel, key)
-        self._committed = CommittedEntries(kernel, key)
+        super().__init__(kernel, (invocation.service, invocation.key))
         self._invocation = invocation
         self._ordered: dict[str, list[bytes]] = {}
 
@@ -69,7 +67,7 @@ class OwnEntries(CommittedEntries):
         before = self._before(field)
         if not before:
             return super().range(field, after, limit)
-        return overlaid(self._committed, field, after, limit, before, self._changed(field, before))
+        return overlaid(CommittedEntries(self._kernel, self._key), field, after, limit, before, self._changed(field, before))
 
     def _before(self, field: str) -> dict[bytes, bytes | None]:
         history = self._invocation.history

@@ -220,7 +220,7 @@ class Execution:
         self._context.cut()
         self._main = None
         if self._read is not None:
-            self._read.begin_turn(None)
+            self._read.cut()
         if hasattr(self, "_state"):  # not gone already
             del self._state, self._instance
 
@@ -407,15 +407,16 @@ class Execution:
                     writes, entries, lengths = _with_migrated(self._migrated, writes, entries, lengths)
             except Exception as error:
                 raise self._refusal(error) from error
-        version = self._version_written(wrote=bool(writes or entries or lengths)) if keep else None
+        wrote = bool(writes or entries or lengths)
+        version = self._version_written() if keep and (wrote or self._migrated is not None) else None
         commands = self._commands(context, outcome, keep=keep)
         reads = {} if outcome is not None or self._read is None else self._read.reads
         patched, gave_up = context.patched_now, context.gave_up
         if patched or gave_up:
             context.patched_now, context.gave_up = (), False
         told = context.attempt > 1 and context.attempt_was_read  # a replay has to tell it the same
-        wrote = bool(writes or entries or lengths) or version is not None
-        self._migrated = None
+        if version is not None:
+            wrote, self._migrated = True, None
         if outcome is None and not (wrote or commands or reads or self._deadlocked or patched or told):
             return None
         return Turn(
@@ -484,7 +485,8 @@ class Execution:
         history = self.invocation.history
         if history is not None and field in history.before:
             return history.before[field]
-        entry = self._entry()
+        key = (self.invocation.service, self.invocation.key)
+        entry = self._kernel.objects.get(key) or self._kernel.entry(*key)
         return None if entry is None else entry.fields.get(field)
 
     def _entry(self) -> ObjectEntry | None:
@@ -496,29 +498,30 @@ class Execution:
 
         A replay does what its record says: an invocation that began before the class changed is not migrated.
         """
-        entry, service, recorded = self._entry(), self._service, self._recorded
+        service, recorded, invocation = self._service, self._recorded, self.invocation
+        entry = self._entry()
         if entry is None or (recorded is None and of_form(entry, service)):
             return
-        stored = start_of(self._kernel, self.invocation, self._load_own)
+        stored = start_of(self._kernel, invocation, self._load_own)
         if entry.stored_version > service.version:
             stored = replace(stored, version=entry.stored_version)
         elif recorded is not None and (recorded.version is None or not stored.version):
             stored = replace(stored, version=service.version)
-        self._migrated = brought_up_to_date(service, self.invocation.key, stored)
+        self._migrated = brought_up_to_date(service, invocation.key, stored)
         if self._migrated is not None:
             self._state.begin_from(self._migrated.load, self._migrated)
 
-    def _version_written(self, *, wrote: bool) -> int | None:
-        """What the record says of the state's version: nothing if it is what it was, or the first of all."""
-        migrated = self._migrated is not None
+    def _version_written(self) -> int | None:
+        """What the record of a turn that wrote says of the state's version: nothing if that is what it was, or 1."""
         if self._recorded is not None:
-            return self._recorded.version if wrote or migrated else None
-        if migrated:
-            return self._service.version
-        if not wrote or self._service.version == 1:
+            return self._recorded.version
+        version = self._service.version
+        if self._migrated is not None:
+            return version
+        if version == 1:
             return None
         entry = self._entry()
-        return self._service.version if entry is None or not entry.stored_version else None
+        return version if entry is None or not entry.stored_version else None
 
     def _refusal(self, cause: BaseException) -> TurnRefused:
         """State that can't be read pauses the invocation, whatever else went wrong beside it."""

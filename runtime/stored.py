@@ -57,7 +57,18 @@ def start_of(kernel: Kernel, invocation: Invocation, load: Load) -> Stored:
 class ReadState:
     """A shared handler's view, turn by turn.  `reads` is what this turn has read, for its record."""
 
-    __slots__ = ("_context", "_entries", "_kernel", "_key", "_looked", "_migrated", "_recorded", "_service", "reads")
+    __slots__ = (
+        "_context",
+        "_entries",
+        "_entry",
+        "_kernel",
+        "_key",
+        "_looked",
+        "_migrated",
+        "_recorded",
+        "_service",
+        "reads",
+    )
 
     def __init__(
         self, kernel: Kernel, invocation: Invocation, service: ServiceDefinition, context: HandlerContext
@@ -67,14 +78,19 @@ class ReadState:
         self._service = service
         self._context = context
         self._entries: ReadEntries | None = None
-        self.begin_turn(None)
+        self._migrated: Migrated | None = None
+        self._entry: ObjectEntry | None = None
 
     def begin_turn(self, recorded: Turn | None) -> None:
         """`recorded`: what a replay has to find.  What was seen in the turn before is forgotten."""
         self._recorded = recorded
         self._looked = False
-        self._migrated: Migrated | None = None
+        self._migrated = None
         self.reads: dict[str, bytes | None] = {}
+
+    def cut(self) -> None:
+        """The run is over: what was migrated for it leads back here, and would be left to the collector."""
+        self._migrated = self._entries = None
 
     # --- what its State asks --------------------------------------------------------------------------------------
 
@@ -107,37 +123,31 @@ class ReadState:
     def _look(self) -> None:
         """Before the first touch in a turn: of what version is it?"""
         self._looked = True
-        stored = self._stored_now() if self._recorded is None else self._stored_then(self._recorded)
-        if stored is None:
-            return
-        version, fields, lengths, tags = stored
-        seen = Stored(version, frozenset(fields), lengths, tags, self._load_stored, self._stored_entries())
-        self._migrated = brought_up_to_date(self._service, self._key[1], seen)
+        recorded = self._recorded
+        if recorded is None:
+            self._kernel.memory.used(self._key)  # which nothing else would tell
+            entry = self._entry = self._kernel.objects.get(self._key) or self._kernel.entry(*self._key)
+            if entry is not None and not of_form(entry, self._service):
+                self._bring_up_to_date(self._summary_of(entry))
+        elif (said := recorded.reads.get(_STORED)) is not None:  # a turn that had none is replayed without one
+            self.reads[_STORED] = said
+            self._bring_up_to_date(_said.decode(said))
 
-    def _stored_now(self) -> _Summary | None:
-        entry, service = self._entry(), self._service
-        if entry is None or of_form(entry, service):
-            return None
-        stored = entry.stored_version, sorted(entry.fields), {**entry.lengths}, {**entry.tags}
-        if service.migrates and 0 < entry.stored_version < service.version:
-            self.reads[_STORED] = _encode(stored)
-        return stored
-
-    def _stored_then(self, recorded: Turn) -> _Summary | None:
-        """A turn that was recorded without a migration is replayed without one."""
-        said = recorded.reads.get(_STORED)
-        if said is None:
-            return None
-        self.reads[_STORED] = said
-        summary: _Summary = _said.decode(said)
+    def _summary_of(self, entry: ObjectEntry) -> _Summary:
+        summary = entry.stored_version, sorted(entry.fields), {**entry.lengths}, {**entry.tags}
+        if self._service.migrates and 0 < entry.stored_version < self._service.version:
+            self.reads[_STORED] = _encode(summary)
         return summary
+
+    def _bring_up_to_date(self, summary: _Summary) -> None:
+        version, fields, lengths, tags = summary
+        stored = Stored(version, frozenset(fields), lengths, tags, self._load_stored, self._stored_entries())
+        self._migrated = brought_up_to_date(self._service, self._key[1], stored)
 
     def _load_stored(self, field: str) -> bytes | None:
         recorded = self._recorded
         if recorded is None:
-            self._kernel.memory.used(self._key)  # which nothing else would tell
-            entry = self._entry()
-            value = None if entry is None else entry.fields.get(field)
+            value = None if self._entry is None else self._entry.fields.get(field)
         else:
             value = self._recorded_read(recorded, field)
         self.reads[field] = value
@@ -152,6 +162,3 @@ class ReadState:
         if name not in recorded.reads:
             self._context.diverge(f"the journal has no read of {name}, the code now reads it")
         return recorded.reads[name]
-
-    def _entry(self) -> ObjectEntry | None:
-        return self._kernel.objects.get(self._key) or self._kernel.entry(*self._key)
