@@ -67,7 +67,9 @@ class OwnEntries(CommittedEntries):
         before = self._before(field)
         if not before:
             return super().range(field, after, limit)
-        return overlaid(CommittedEntries(self._kernel, self._key), field, after, limit, before, self._changed(field, before))
+        return overlaid(
+            CommittedEntries(self._kernel, self._key), field, after, limit, before, self._changed(field, before)
+        )
 
     def _before(self, field: str) -> dict[bytes, bytes | None]:
         history = self._invocation.history

@@ -505,7 +505,7 @@ class Execution:
         stored = start_of(self._kernel, invocation, self._load_own)
         if entry.stored_version > service.version:
             stored = replace(stored, version=entry.stored_version)
-        elif recorded is not None and (recorded.version is None or not stored.version):
+        elif recorded is not None and recorded.version is None:
             stored = replace(stored, version=service.version)
         self._migrated = brought_up_to_date(service, invocation.key, stored)
         if self._migrated is not None:

@@ -130,7 +130,6 @@ class ReadState:
             if entry is not None and not of_form(entry, self._service):
                 self._bring_up_to_date(self._summary_of(entry))
         elif (said := recorded.reads.get(_STORED)) is not None:  # a turn that had none is replayed without one
-            self.reads[_STORED] = said
             self._bring_up_to_date(_said.decode(said))
 
     def _summary_of(self, entry: ObjectEntry) -> _Summary:

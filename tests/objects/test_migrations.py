@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -175,6 +177,35 @@ def test_popped_entries_are_removed_unless_they_are_written_again() -> None:
     assert left.range("votes", None, 9) == [(one, b'"a"')]
 
 
+def test_what_was_popped_is_not_there_any_more() -> None:
+    seen: list[object] = []
+
+    def act(room: Any, old: OldState) -> None:
+        room.topic = room.topic  # written again, since what was stored of it goes
+        old.pop("topic")
+        old.pop("lines")
+        old.pop("votes")
+        seen.extend([[*room.lines], [*room.votes.items()], 3 in room.votes])
+
+    votes = {KeyForm(int).pack(3): b'"c"'}
+    left = migrated(act, stored({"lines": listed(b'{"text":"a"}'), "votes": votes}, topic=b'"t"'))
+
+    assert seen == [[], [], False]
+    assert left.writes == {"topic": b'"t"'}
+    assert left.lengths == {"lines": 0, "votes": 0}
+
+
+def test_it_leaves_nothing_to_the_collector() -> None:
+    definition = definition_of(room_whose_migrate(lambda room, old: room.lines.extend(old.pop("lines", []))))
+    gc.collect()
+    gc.disable()
+    try:
+        brought_up_to_date(definition, "k", stored(topic=b'"t"'))
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_entries_that_are_not_touched_show_through_what_is_laid_over_them() -> None:
     values = [b'{"text":"%d"}' % number for number in range(300)]
 
@@ -213,7 +244,6 @@ def test_what_is_of_the_version_or_not_stored_is_not_migrated(version: int) -> N
         (lambda room, old: old["x"], "KeyError: 'x'"),
         (lambda room, old: room.ctx.now(), r"StateError: migrate used the context \(now\)"),
         (lambda room, old: room.say.send(), r"StateError: migrate used the context \(_outbound\)"),
-        (lambda room, old: asyncio.sleep(1).send(None), "RuntimeError: no running event loop"),
         (lambda room, old: setattr(room, "topic", 5), r"StateError: Room\['k'\]\.topic cannot be kept: .*expected str"),
         (lambda room, old: setattr(room, "topc", "x"), "StateError: 'topc' is no field"),
         (lambda room, old: sys.exit(3), "SystemExit: 3"),
@@ -230,13 +260,19 @@ def test_a_hook_that_fails_names_itself_and_the_object(act: Callable[[Any, OldSt
         migrated(act, old)
 
 
-def test_the_running_loop_is_back_afterwards() -> None:
+def test_it_has_no_event_loop_and_an_empty_context() -> None:
     async def main() -> None:
-        with pytest.raises(UnreadableState):
-            migrated(lambda _, old: old["x"], stored(topic=b"1"))
+        asked.set("by somebody")
+        with pytest.raises(UnreadableState, match="RuntimeError: no running event loop"):
+            migrated(lambda _, old: asyncio.get_running_loop(), stored(topic=b"1"))
+        migrated(lambda _, old: seen.append(asked.get("by nobody")), stored(topic=b"1"))
         asyncio.get_running_loop()
 
+    asked: ContextVar[str] = ContextVar("asked")
+    seen: list[str] = []
     asyncio.run(main())
+
+    assert seen == ["by nobody"]
 
 
 def test_too_many_entries_are_not_taken_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,19 @@ class Cents(VirtualObject, name="Account", version=2):
 class Broken(Cents, name="Account"):
     def migrate(self, old: OldState) -> None:
         self.writes = old["nothing of that name"]
+
+
+class Grouped(Euros, name="Account"):
+    owner: int = 0  # type: ignore[assignment]
+
+    @handler
+    async def sum(self) -> int:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(self._owner())
+        return asked.result()
+
+    async def _owner(self) -> int:
+        return self.owner
 
 
 class Unmigrated(VirtualObject, name="Account", version=2):
@@ -451,6 +465,15 @@ async def test_a_field_that_was_retyped_and_not_migrated_pauses(worlds: Worlds) 
     assert await world.result(id) == 1100
 
 
+async def test_what_is_found_in_a_task_of_the_handler_pauses_too(worlds: Worlds) -> None:
+    world = await worlds(Euros).start()
+    await world.call(world.ref(Euros, "a").name("Ann"))
+    await world.restart(classes=[Grouped])
+
+    id = await world.send(world.ref(Grouped, "a").sum)
+    assert problem(world, id).startswith("Account['a'].owner is stored as what int does not read")
+
+
 async def test_a_hook_that_raises_pauses(worlds: Worlds) -> None:
     world = await with_ten_euros(worlds, deploy=Broken)
 
@@ -644,6 +667,42 @@ async def test_plain_collections_become_kept_ones(worlds: Worlds, always: bool) 
     assert await world.call(world.ref(NowKept, "r").look()) == [["a", "b", "c"], {"a": 1, "b": 2, "c": 3}, True, "c"]
 
 
+async def test_a_handler_goes_on_from_what_was_migrated_in_its_turn(worlds: Worlds) -> None:
+    """Of both on the same entry, the handler's is the later."""
+    world = await spoken(worlds, Plain, NowKept, "a", "b")
+
+    assert await world.call(world.ref(NowKept, "r").say("a")) == [["a", "b", "a"], {"a": 3, "b": 2}]
+    await world.restart()
+    assert await world.call(world.ref(NowKept, "r").look()) == [["a", "b", "a"], {"a": 3, "b": 2}, True, "a"]
+
+
+async def test_what_was_emptied_is_of_the_version_of_who_fills_it_again(worlds: Worlds) -> None:
+    """Also if that is an older one, since nothing of the newer is left."""
+
+    class Older(VirtualObject, name="Queue"):
+        lines: List[str]
+
+        @handler
+        async def refill(self) -> None:
+            self.lines.append("a")
+            await self.ctx.sleep(1)
+            self.lines.clear()
+            await self.ctx.sleep(1)
+            self.lines.append("b")
+
+    class Newer(Older, name="Queue", version=2): ...
+
+    world = await worlds(Newer).start()
+    await world.send(world.ref(Newer, "q").refill)
+    assert version(world, "q", "Queue") == 2
+    await world.advance(1)
+    await world.restart(classes=[Older])
+    await world.advance(1)
+
+    assert len(world.runtime.engine.kernel.entries_of("Queue", "q", "lines", None, 10)) == 1
+    assert version(world, "q", "Queue") == 1
+
+
 async def test_kept_collections_become_plain_ones(worlds: Worlds) -> None:
     world = await spoken(worlds, Kept, NowPlain, "a", "b")
 
@@ -665,6 +724,9 @@ async def test_kept_collections_are_retyped(worlds: Worlds, always: bool) -> Non
     assert await world.result(id) == [[1, 3, 9], [[1, "a"], [2, "bcd"]]]
     await world.restart()
     assert len(world.runtime.engine.kernel.entries_of("Room", "r", "votes", None, 10)) == 2
+    id = await world.send(world.ref(Renumbered, "r").look_slowly)
+    await world.advance(1)
+    assert await world.result(id) == [[1, 3, 9, 9], [[1, "a"], [2, "bcd"]]]
 
 
 async def test_a_collection_that_no_class_declares_is_kept_until_it_is_popped(worlds: Worlds) -> None:

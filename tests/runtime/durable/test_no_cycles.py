@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from perdure.objects import VirtualObject, handler
+from perdure.objects import List, OldState, VirtualObject, handler, shared
 from perdure.runtime import Runtime
 from tests.runtime.durable.conftest import World
 
@@ -116,6 +116,50 @@ async def test_a_run_that_leaves_memory_leaves_nothing_to_the_collector(name: st
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         world.runtime.engine.evict(id)
+        gc.collect()
+        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        await world.close()
+    assert left == []
+
+
+class Older(VirtualObject, name="Counted"):
+    numbers: list[int]
+
+    @handler
+    async def add(self) -> None:
+        self.numbers.append(1)
+
+
+class Newer(VirtualObject, name="Counted", version=2):
+    numbers: List[int]
+
+    def migrate(self, old: OldState) -> None:
+        self.numbers.extend(old.pop("numbers"))
+
+    @shared
+    async def count(self) -> int:
+        return len(self.numbers)
+
+    @handler
+    async def add(self) -> None:
+        self.numbers.append(1)
+
+
+@pytest.mark.parametrize("name", ["count", "add"])
+async def test_a_run_that_migrated_leaves_nothing_to_the_collector(name: str) -> None:
+    world = await World(Older).start()
+    await world.call(world.ref(Older, "one").add())
+    await world.restart(classes=[Newer])
+    await world.settle()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await world.call(getattr(world.ref(Newer, "one"), name)())
         gc.collect()
         left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
     finally:
