@@ -12,7 +12,7 @@ from perdure.objects import DeadlockError, DefinitionError, HandlerDropped, Step
 from perdure.objects.errors import MESSAGE_CHARACTERS_MAX, Failure, exception_of, failure_of, is_terminal
 
 
-class InsufficientFunds(TerminalError):
+class TooLittleLeft(TerminalError):
     status = 409
 
     def __init__(self, need: int, have: int) -> None:
@@ -37,7 +37,7 @@ def group(*errors: Exception) -> ExceptionGroup[Exception]:
     "exc",
     [
         TerminalError("x"),
-        InsufficientFunds(2, 1),
+        TooLittleLeft(2, 1),
         DeadlockError("x"),
         StepFailed("x"),
         asyncio.CancelledError(),
@@ -79,7 +79,7 @@ def test_socket_timeouts_are_the_builtin_and_so_look_durable_without_errno() -> 
 
 
 def test_status_is_a_class_attribute_or_given_to_one() -> None:
-    assert (TerminalError("x").status, InsufficientFunds(2, 1).status, DeadlockError("x").status) == (500, 409, 409)
+    assert (TerminalError("x").status, TooLittleLeft(2, 1).status, DeadlockError("x").status) == (500, 409, 409)
     assert TerminalError("x", status=423).status == 423
     assert TerminalError.status == 500
 
@@ -93,16 +93,16 @@ def test_a_status_that_is_no_error_is_refused(status: int) -> None:
 
 
 def test_a_terminal_error_is_recorded_with_its_class() -> None:
-    failure = failure_of(InsufficientFunds(2, 1))
+    failure = failure_of(TooLittleLeft(2, 1))
 
-    assert failure == Failure("InsufficientFunds", "needs 2, has 1", 409, {"need": "2"})
-    assert msgspec.json.encode(failure) == b'["InsufficientFunds","needs 2, has 1",409,{"need":"2"}]'
+    assert failure == Failure("TooLittleLeft", "needs 2, has 1", 409, {"need": "2"})
+    assert msgspec.json.encode(failure) == b'["TooLittleLeft","needs 2, has 1",409,{"need":"2"}]'
 
 
 def test_it_comes_back_as_its_class_without_its_constructor() -> None:
-    exc = exception_of(Failure("InsufficientFunds", "needs 2, has 1", 410, {"need": "2"}))
+    exc = exception_of(Failure("TooLittleLeft", "needs 2, has 1", 410, {"need": "2"}))
 
-    assert type(exc) is InsufficientFunds
+    assert type(exc) is TooLittleLeft
     assert (str(exc), exc.status, exc.metadata) == ("needs 2, has 1", 410, {"need": "2"})
     assert not hasattr(exc, "need")
 
@@ -136,9 +136,9 @@ def test_a_cancelled_callee_reaches_its_caller_as_a_terminal_error() -> None:
 
 
 def test_a_group_gives_its_first_leaf() -> None:
-    failure = failure_of(group(group(InsufficientFunds(2, 1)), TimeoutError()))
+    failure = failure_of(group(group(TooLittleLeft(2, 1)), TimeoutError()))
 
-    assert (failure.type, failure.status) == ("InsufficientFunds", 409)
+    assert (failure.type, failure.status) == ("TooLittleLeft", 409)
     assert "needs 2, has 1" in failure.message
 
 
