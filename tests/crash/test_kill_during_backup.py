@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-MOMENTS_MAX = 75
+MOMENTS_MAX = 45
 """Of some 300, at a third of a second each."""
 
 

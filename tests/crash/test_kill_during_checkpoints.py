@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 FILES = ["store", "store", "journal", "journal", "store", "journal"]
 PHASES = ["work", "recovery", "work", "recovery", "migration", "migration"]
-MOMENTS_MAX = 25
+MOMENTS_MAX = 18
 """Of each; there are some 900 in all, at half a second each."""
 AT_ONCE = 2
 

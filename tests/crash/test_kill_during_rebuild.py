@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-MOMENTS_MAX = 48
+MOMENTS_MAX = 30
 """Of some 440, at a quarter of a second each: all syncs and renames, and some of the writes."""
 
 
