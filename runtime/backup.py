@@ -1,11 +1,12 @@
 """A backup: a copy of a data directory as of one moment, with a manifest; made beside a live process, and restored.
 
-    DIR ──store, then journal──▶ TARGET-partial ──verified, manifest, synced──▶ TARGET      a folder, or a .tar of it
+    DIR ──journal and store──▶ TARGET-partial ──verified, manifest, synced──▶ TARGET      a folder, or a .tar of it
     TARGET ──manifest, each checksum──▶ DIR-partial ──synced──▶ DIR
 
-The journal is copied after the store, so it has all that the store stands for; if the live process has trimmed it
-meanwhile, both are copied again.  Nothing has its name before it is whole, so what a kill leaves is a `-partial` that
-nobody takes for anything, and the next attempt removes.
+The moment is that of a read transaction on the store.  The journal is copied while it is held, before the pages of the
+store, which may take long: it has all that the store stands for, and what a checkpoint would trim meanwhile is copied
+already.  If one came in between all the same, both are copied again.  Nothing has its name before it is whole, so what
+a kill leaves is a `-partial` that nobody takes for anything, and the next attempt removes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from importlib.metadata import version
@@ -37,7 +38,7 @@ from . import hash_seed
 from . import store as stores
 from .data_dir import STORE_FILE, refuse_without_journal, why_too_new, why_too_old
 from .exits import DAMAGED, IN_USE, NEWER, NOT_WRITABLE, USAGE, StartRefused
-from .progress import progress_bar
+from .progress import OnProgress, progress_bar
 from .store import StoreFull, check_uuid, head_of
 
 FORMAT: Final = 1
@@ -126,26 +127,40 @@ async def back_up(directory: Path, target: Path) -> Manifest:
 async def _copy(directory: Path, partial: Path) -> Verified:
     path = directory / STORE_FILE
     for _ in range(_ATTEMPTS):
-        lsn = await _copy_store(path, partial)
-        with progress_bar("copying the journal", counts_bytes=True) as (on_progress, _console):
-            found = await copy_log(directory, partial, on_progress=on_progress)
+        lsn, found = await asyncio.to_thread(_copy_both, directory, partial)
         if found.first_lsn <= lsn + 1:
             await _copy_hash_seed(directory, partial)
             return found
         if not path.exists() or head_of(path).lsn == lsn:
             raise BackupFailed(f"no backup was made: {why_too_old(path, lsn, found.first_lsn)}", DAMAGED)
-        _empty(partial)  # a checkpoint was made and the journal trimmed meanwhile
+        _empty(partial)  # a checkpoint was made and the journal trimmed just then
     raise BackupFailed(
         f"{directory} changes faster than it can be copied; nothing was written: try again when it is less busy", IN_USE
     )
 
 
-async def _copy_store(path: Path, partial: Path) -> int:
-    """Returns its LSN, 0 if there is none."""
+def _copy_both(directory: Path, partial: Path) -> tuple[int, Verified]:
+    """Also the LSN of the store, 0 if there is none.  In a thread of its own, where the copy of the journal may run."""
+    path = directory / STORE_FILE
+    copied: list[Verified] = []
+
+    def copy_journal(_: int) -> None:
+        with progress_bar("copying the journal", counts_bytes=True) as (on_progress, _console):
+            copied.append(asyncio.run(copy_log(directory, partial, on_progress=on_progress)))
+
     if not path.exists():
-        return 0
-    with progress_bar("copying the store") as (on_progress, _):
-        return await asyncio.to_thread(stores.copy_store, path, partial / STORE_FILE, on_progress)
+        copy_journal(0)
+        return 0, copied[0]
+    with ExitStack() as bars:  # the store's begins where the journal's has ended
+        bar: list[OnProgress] = []
+
+        def on_progress(done: int, total: int) -> None:
+            if not bar:
+                bar.append(bars.enter_context(progress_bar("copying the store"))[0])
+            bar[0](done, total)
+
+        lsn = stores.copy_store(path, partial / STORE_FILE, on_progress, copy_journal)
+    return lsn, copied[0]
 
 
 async def _copy_hash_seed(directory: Path, partial: Path) -> None:

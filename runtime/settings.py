@@ -144,7 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_records_max: Count = 32_768
     """A checkpoint is made when the store is this many records behind: a start has to replay them, some 10 µs each."""
 
-    checkpoint_changes_max: Count = 4_096
+    checkpoint_changes_max: Count = 2_048
     """Or when this many objects and invocations have changed since, which can't leave memory until it is made."""
 
     # --- the process -------------------------------------------------------------------------------------------------

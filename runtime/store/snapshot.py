@@ -13,24 +13,40 @@ from .sqlite_file import beside, connect, read_meta, sync
 _PAGES_AT_ONCE = 256
 
 
-def copy_store(source: Path, target: Path, on_progress: Callable[[int, int], None] | None = None) -> int:
-    """Returns the LSN of the copy, which is on the disk. Raises StoreError; nothing is left then."""
+def copy_store(
+    source: Path,
+    target: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_moment: Callable[[int], None] | None = None,
+) -> int:
+    """Returns the LSN of the copy, which is on the disk. Raises StoreError; nothing is left then.
+
+    `on_moment` is called with that LSN once it is settled, before the pages are copied, which may take long.
+    """
     partial = target.with_name(target.name + "-partial")
     for file in (target, partial):
         if file.exists():
             raise StoreExists(f"{file} exists: name another target, or remove it; nothing was written")
     try:
-        return _copy_to(target, partial, source, on_progress)
+        return _copy_to(target, partial, source, on_progress, on_moment)
     except (sqlite3.Error, OSError) as error:
         raise explained(error, target) from error
 
 
-def _copy_to(target: Path, partial: Path, source: Path, on_progress: Callable[[int, int], None] | None) -> int:
+def _copy_to(
+    target: Path,
+    partial: Path,
+    source: Path,
+    on_progress: Callable[[int, int], None] | None,
+    on_moment: Callable[[int], None] | None,
+) -> int:
     reader = connect(source, writes=False)
     try:
         # Inside a transaction the copy sees one moment; without it each commit would make it begin anew.
         reader.execute("BEGIN")
         lsn = read_meta(reader, source).lsn
+        if on_moment is not None:
+            on_moment(lsn)
         _copy(reader, partial, on_progress)
         sync(partial)
         partial.rename(target)

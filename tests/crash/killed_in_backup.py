@@ -8,11 +8,9 @@ One line of JSON for each.  Processes are forks of this one.
 
 import asyncio
 import json
-import re
 import shutil
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import structlog
 
 from perdure.journal import verify
 from perdure.runtime.backup import back_up, restore
-from tests.crash.killed_in_checkpoints import in_a_fork, some_of
+from tests.crash.killed_in_checkpoints import in_a_fork, moments_in, some_of
 from tests.runtime.used_data_dirs import append_to_small_segments, contents
 
 CALLS = ("mkdir", "openat", "write", "pwrite64", "ftruncate", "fsync", "rename", "link", "unlink", "chmod", "fchmodat")
@@ -75,11 +73,10 @@ def kill_at(doing: str, call: str, k: int, life: Path) -> dict[str, Any]:
 
 
 def moments(doing: str, life: Path) -> list[tuple[str, int]]:
-    """Each kind of call and how often it is made, in an undisturbed run."""
+    """Each kind of call and how often one thread makes it, in an undisturbed run."""
     do, to = DOING[doing]
     assert in_a_fork(do(life, to), traced(life)) == 0
-    counts = Counter(re.findall(r"^\d+ +(\w+)\(", Path(f"{life}.strace").read_text(), re.MULTILINE))
-    return [(call, k) for call in sorted(counts) for k in range(1, counts[call] + 1)]
+    return moments_in(Path(f"{life}.strace"))
 
 
 def main(moments_max: int, directory: Path) -> None:

@@ -240,22 +240,24 @@ def moments(files: str, phase: str, directory: Path) -> list[tuple[str, int]]:
     if phase == "recovery":
         assert in_a_fork(work(life, random.Random(SEED).randrange(10, 30))) == -signal.SIGKILL
     assert in_a_fork(work(life), traced(files, life)) == 0
-    counts: Counter[tuple[str, str]] = Counter()
-    for line in (life / "strace").read_text().splitlines():
-        if match := re.match(r"(\d+) +(\w+)\(", line):
-            counts[match[1], match[2]] += 1
+    return moments_in(life / "strace")
+
+
+def moments_in(strace: Path) -> list[tuple[str, int]]:
+    """strace counts the calls of each thread by themselves."""
+    counts = Counter(re.findall(r"^(\d+) +(\w+)\(", strace.read_text(), re.MULTILINE))
     most = {call: max(count for (_, name), count in counts.items() if name == call) for _, call in counts}
     return [(call, k) for call in sorted(most) for k in range(1, most[call] + 1)]
 
 
 def some_of(every: list[tuple[str, int]], moments_max: int) -> list[tuple[str, int]]:
-    """Of each kind alike: of 500 writes one more tells little, of 5 syncs each does."""
+    """Of each kind alike, its last one always: of 500 writes one more tells little, of 5 syncs each does."""
     dice = random.Random(SEED)
     by_call = {call: [moment for moment in every if moment[0] == call] for call, _ in every}
     chosen: list[tuple[str, int]] = []
     for n, (_, kind) in enumerate(sorted(by_call.items(), key=lambda item: len(item[1]))):
         share = (moments_max - len(chosen)) // (len(by_call) - n)
-        chosen += dice.sample(kind, min(share, len(kind)))
+        chosen += [*dice.sample(kind[:-1], min(share, len(kind)) - 1), kind[-1]]
     return chosen
 
 

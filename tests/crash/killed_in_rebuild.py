@@ -8,11 +8,9 @@ One line of JSON for each.  Processes are forks of this one.
 
 import asyncio
 import json
-import re
 import shutil
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -31,6 +29,7 @@ from tests.crash.killed_in_checkpoints import (
     TINY,
     Ledger,
     in_a_fork,
+    moments_in,
     requests,
     some_of,
 )
@@ -73,10 +72,9 @@ def traced(life: Path, *inject: str) -> Callable[[int], list[str]]:
 
 
 def moments(life: Path) -> list[tuple[str, int]]:
-    """Each kind of call and how often it is made, in an undisturbed run."""
+    """Each kind of call and how often one thread makes it, in an undisturbed run."""
     assert in_a_fork(rebuild(life), traced(life)) == 0
-    counts = Counter(re.findall(r"^\d+ +(\w+)\(", Path(f"{life}.strace").read_text(), re.MULTILINE))
-    return [(call, k) for call in sorted(counts) for k in range(1, counts[call] + 1)]
+    return moments_in(Path(f"{life}.strace"))
 
 
 def what_stands(life: Path, old: bytes) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-MOMENTS_MAX = 30
-"""Of some 440, at a quarter of a second each: all syncs and renames, and some of the writes."""
+MOMENTS_MAX = 40
+"""Of some 440, at a quarter of a second each: all syncs and renames, and some of the writes, the last ones too."""
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing; on Debian: apt-get install strace")

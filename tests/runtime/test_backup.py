@@ -181,13 +181,15 @@ async def test_a_store_left_behind_is_copied_again(tmp_path: Path, monkeypatch: 
     await append_to_small_segments(data, range(4))
     copy_store, copied = store.copy_store, 0
 
-    def and_go_on(*arguments: Any) -> int:
-        nonlocal copied
-        copied += 1
-        lsn = copy_store(*arguments)
-        if copied == 1:
-            asyncio.run(append_to_small_segments(data, range(4, 40)))
-        return lsn
+    def and_go_on(source: Path, target: Path, on_progress: Any, on_moment: Callable[[int], None]) -> int:
+        def late(lsn: int) -> None:
+            nonlocal copied
+            copied += 1
+            if copied == 1:
+                asyncio.run(append_to_small_segments(data, range(4, 40)))
+            on_moment(lsn)
+
+        return copy_store(source, target, on_progress, late)
 
     monkeypatch.setattr(store, "copy_store", and_go_on)
     await back_up(data, tmp_path / "b")
