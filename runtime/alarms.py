@@ -1,12 +1,13 @@
 """What happens because time passes: timers fire, delayed invocations join, retries are due.
 
-Only what is due soon has its timer in memory; the store's agenda has the rest.
+Only what is due soon has its timer in memory, and of that a few thousand at a time; the store's agenda has the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from perdure.journal import JournalFull
@@ -19,7 +20,9 @@ from .records import Due, Notified
 from .timers import JOIN_MAILBOX, RETRY, WAKE
 
 _LOOK_AHEAD_US: Final = 60_000_000
+_AHEAD_MAX: Final = 4_096
 _FIRED_AT_ONCE: Final = 256
+_FIRED_AT_LEAST: Final = 16
 
 
 class Alarms:
@@ -36,7 +39,7 @@ class Alarms:
 
     def begin(self) -> None:
         now = self._clock.now_us()
-        self._kernel.agenda_until = self._kernel.counts.frozen_at or now  # 0: nothing was ever written down
+        self._kernel.agenda_until = (self._kernel.counts.frozen_at or now, "")  # 0: nothing was ever written down
         self._look_ahead(now)
         self.set()
 
@@ -48,10 +51,7 @@ class Alarms:
     def set(self) -> None:
         """Looks when the next timer is due."""
         kernel = self._kernel
-        due = kernel.timers.next_due()
-        if kernel.agenda_next is not None:
-            look_at = kernel.agenda_next - _LOOK_AHEAD_US // 2
-            due = look_at if due is None else min(due, look_at)
+        due = min((at for at in (kernel.timers.next_due(), self._look_at()) if at is not None), default=None)
         if due is None or due == self._alarm_at:
             return
         if self._alarm is not None:
@@ -59,8 +59,19 @@ class Alarms:
         self._alarm_at = due
         self._alarm = self._clock.call_at(due, self._ring)
 
+    def _look_at(self) -> int | None:
+        """When to look into the agenda again. With many timers in memory those that are due before have to fire first:
+        a million handlers may wait for the same midnight."""
+        agenda_next, timers = self._kernel.agenda_next, self._kernel.timers
+        if agenda_next is None:
+            return None
+        if len(timers) < _AHEAD_MAX:
+            return agenda_next - _LOOK_AHEAD_US // 2
+        due = timers.next_due()
+        return agenda_next if due is None or due >= agenda_next else None
+
     def _look_ahead(self, now: int) -> None:
-        self._kernel.look_ahead(now + _LOOK_AHEAD_US)
+        self._kernel.look_ahead(now + _LOOK_AHEAD_US, _AHEAD_MAX)
 
     def _ring(self) -> None:
         """Fires what is due, some at a time: a million timers of one instant must not starve the ingress."""
@@ -69,13 +80,13 @@ class Alarms:
             return
         now = self._clock.now_us()
         with suppress(JournalFull, OutcomeUnknown):  # the timer that found no room is set again by _fire
-            agenda_next = self._kernel.agenda_next
-            if agenda_next is not None and agenda_next - _LOOK_AHEAD_US // 2 <= now:
+            look_at = self._look_at()
+            if look_at is not None and look_at <= now:
                 self._look_ahead(now)
-            for count, (id, command) in enumerate(self._kernel.timers.due(now), start=1):
+            # What has fired and waits for its turn is held in memory.
+            count = max(_FIRED_AT_LEAST, _FIRED_AT_ONCE - len(self._kernel.ready))
+            for id, command in islice(self._kernel.timers.due(now), count):
                 self._fire(id, command, now)
-                if count == _FIRED_AT_ONCE:
-                    break
         self._schedule()
 
     def _fire(self, id: str, command: int, now: int) -> None:

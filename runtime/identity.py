@@ -28,7 +28,7 @@ def invocation_id(service: str, key: str, unique: bytes) -> str:
     return prefix + unique.hex()
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)  # some 1 MiB
 def _prefix(service: str, key: str) -> str:
     return f"inv_{partition_of(service, key):03x}"
 

@@ -103,7 +103,7 @@ class Kernel:
         self.timers = Timers()
         self._expiries = Timers()  # of idle objects, as long as the store doesn't say it
         self._stored_expiry: int | None = None  # none that it does say is before this
-        self.agenda_until = 0  # of the store's agenda, what is due before this has a timer
+        self.agenda_until = (0, "")  # of the store's agenda, what is due before this time and id has a timer
         self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
         self.ended: list[Invocation] = []
@@ -784,18 +784,20 @@ class Kernel:
                 if step.next_attempt_at is not None:
                     self.timers.set(step.next_attempt_at, invocation.id, command)
 
-    def look_ahead(self, until: int) -> None:
-        """What is due before `until` has its timer in memory from here on, though it isn't there itself."""
-        for at, id in self.memory.due(self.agenda_until, until):
+    def look_ahead(self, until: int, limit: int) -> None:
+        """What is due before `until`, or the first `limit` of it, has its timer in memory from here on, though it isn't
+        there itself."""
+        found = self.memory.due(self.agenda_until, until, limit)
+        for at, id in found:
             if id not in self.invocations:
                 self.timers.set(at, id, WAKE)
-        self.agenda_until = max(self.agenda_until, until)
+        self.agenda_until = rows.after(found[-1]) if len(found) == limit else max(self.agenda_until, (until, ""))
         self.agenda_next = self.memory.next_due(self.agenda_until)
 
     def _disarm(self, invocation: Invocation) -> None:
         """It leaves memory; when it has to come back, the agenda knows, or a timer if that says something else."""
         due = invocation.next_alarm
-        if due is not None and (due < self.agenda_until or not rows.is_due(invocation.agenda, due)):
+        if due is not None and ((due, invocation.id) < self.agenda_until or not rows.is_due(invocation.agenda, due)):
             self.timers.set(due, invocation.id, WAKE)
         elif due is not None and (self.agenda_next is None or due < self.agenda_next):
             self.agenda_next = due

@@ -121,11 +121,17 @@ def agenda_row(invocation: Invocation, now: int) -> bytes:
     due = 0 if invocation.runnable else invocation.next_alarm
     if due is None:
         return b""
-    return due_row(due and max(due, now)) + invocation.id.encode()
+    return due_row(due and max(due, now), invocation.id)
 
 
-def due_row(at: int) -> bytes:
-    return DUE + at.to_bytes(8)
+def due_row(at: int, id: str = "") -> bytes:
+    return DUE + at.to_bytes(8) + id.encode()
+
+
+def after(at_and_id: tuple[int, str]) -> tuple[int, str]:
+    """The next that could stand in the agenda."""
+    at, id = at_and_id
+    return at, id + "\0"
 
 
 def ended_prefix(family: str) -> bytes:

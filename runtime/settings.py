@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step_threads_max: Count = 64
     """Synchronous steps running at once. A thread costs some 100 KiB of touched stack; most steps only wait."""
 
-    executions_max: Count = 2_000
+    executions_max: Count = 1_000
     """Handlers kept in memory between their turns, the least recently driven dropped first. One costs some 8 KiB; one
     that was dropped is replayed when it is needed."""
 
@@ -137,7 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # --- the store: what memory and a start cost ---------------------------------------------------------------------
 
-    memory_bytes_max: Bytes = 32 * 1024 * 1024
+    memory_bytes_max: Bytes = 20 * 1024 * 1024
     """What objects and waiting handlers that could leave memory may take of it, about. Beyond that the least recently
     used ones go; one lookup brings each back."""
 

@@ -345,14 +345,15 @@ class WorkingSet:
         """It was needed, though nothing changed it."""
         self._clean.use(key)
 
-    def due(self, begin: int, end: int) -> list[tuple[int, str]]:
-        """What the agenda of the store has in `begin <= at < end`, in its order: times and ids."""
-        found = self._scan(rows.due_row(begin), rows.due_row(end), _ALL, rows.slots(begin, end))
+    def due(self, begin: tuple[int, str], end: int, limit: int = _ALL) -> list[tuple[int, str]]:
+        """What the agenda of the store has from that time and id on and before `end`, in its order: times and ids."""
+        slots = rows.slots(begin[0], end)
+        found = self._scan(rows.due_row(*begin), rows.due_row(end), limit, slots)
         return [rows.at_and_id(row, rows.DUE) for row in found]
 
-    def next_due(self, begin: int) -> int | None:
-        """The first time on it, from `begin` on."""
-        found = self._scan(rows.due_row(begin), rows.due_row(_FOREVER), 1)
+    def next_due(self, begin: tuple[int, str]) -> int | None:
+        """The first time on it, from that time and id on."""
+        found = self._scan(rows.due_row(*begin), rows.due_row(_FOREVER), 1)
         return rows.at_and_id(found[0], rows.DUE)[0] if found else None
 
     def ended(self, family: str, limit: int) -> list[tuple[int, str]]:

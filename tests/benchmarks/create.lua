@@ -3,7 +3,7 @@
 -- %d in PATH is the key's number: one after the other, or with KEYS > 0 a random one of so many.
 
 local path, count, keys, body
-local sent = 0
+local sent = -1  -- wrk calls request() once before it begins, and throws that one away
 
 function init(args)
   path, count, keys, body = args[1], tonumber(args[2]), tonumber(args[3]), args[4]

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 from perdure.objects import VirtualObject, handler
-from perdure.runtime import rows
+from perdure.runtime import alarms, rows
 from perdure.runtime.invocations import ObjectEntry
+from perdure.runtime.records import Notified
 from perdure.runtime.store import MemoryStore
 from perdure.runtime.working_set import WorkingSet
 
@@ -59,9 +62,9 @@ def test_what_is_gone_since_the_last_checkpoint_hides_nothing_behind_it() -> Non
         memory.rows.put(rows.due_row(at) + b"inv", None)
         memory.rows.put(ended + at.to_bytes(8) + b"inv", None)
 
-    assert memory.next_due(5) == 30
+    assert memory.next_due((5, "")) == 30
     assert memory.ended("Account", 1) == [(30, "inv")]
-    assert memory.due(5, 40) == [(30, "inv")]
+    assert memory.due((5, ""), 40) == [(30, "inv")]
 
 
 async def test_what_is_nowhere_is_asked_for_once(worlds: Worlds) -> None:
@@ -125,3 +128,26 @@ async def test_a_timeout_that_is_no_longer_needed_keeps_no_other_from_firing(wor
     await world.advance(3 * HOUR)
 
     assert [world.state("Sleeper", key)["woken"] for key in "abc"] == [True, True, True]
+
+
+async def test_of_many_that_are_due_soon_some_have_their_timers_in_memory(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty wait for one midnight, thirty for the seconds around it: each wakes at its time, and few are known of."""
+    monkeypatch.setattr(alarms, "_AHEAD_MAX", 4)
+    monkeypatch.setattr(alarms, "_FIRED_AT_ONCE", 2)
+    world = await worlds(Sleeper).start()
+    naps = [HOUR] * 30 + [HOUR + n / 7 - 2 for n in range(30)]
+    for n, seconds in enumerate(naps):
+        world.submit(f"Sleeper/{n}/sleep", seconds)
+    await world.settle()
+    await world.restart()
+    known: list[int] = []
+
+    for _ in range(80):
+        await world.advance(HOUR / 79)
+        known.append(len(world.engine.kernel.timers))
+
+    fired = [(record.at - world.started) / 1e6 for record in world.recorded() if isinstance(record, Notified)]
+    assert fired == [pytest.approx(seconds, abs=1e-5) for seconds in sorted(naps)]
+    assert max(known) <= (8 if world.cold else 60)
