@@ -19,11 +19,13 @@ from .errors import StoreDamaged, explained
 from .layout import BUCKETS, BUCKETS_IN_PAGE, PAGE_BYTES, VERSION, Hasher, Meta, Sums, SumsChange, SumsPage, sum_in_page
 from .protocol import Put
 from .snapshot import copy_store
-from .sqlite_file import WRITE_SUMS, check_uuid, connect, create, read_meta, read_sums, write_meta
+from .sqlite_file import check_uuid, connect, create, read_meta, read_sums, write_meta
 
 PORTION_ROWS = 64
 """Rows hashed between two calls of SQLite's: some 150 µs, for which the loop may have to wait."""
 PORTION_BYTES = 256 * 1024
+SUMS_PAGES = 16
+"""Pages of sums, likewise."""
 VACUUM_PAGES = 1024
 """Given back to the disk after a commit, at most: 4 MiB."""
 FREE_PAGES_KEPT = 1024
@@ -282,15 +284,19 @@ class Store:
                 raise StoreDamaged(self.path, "a row's bucket or hash is not what was written") from None
 
     def _write_sums(self, change: SumsChange) -> dict[int, SumsPage]:
-        pages: dict[int, SumsPage] = {}
-        for number in change.pages():
-            try:
-                page = self._sums.changed(number, change)
-            except ValueError as error:
-                raise StoreDamaged(self.path, str(error)) from None
-            self._writer.execute(WRITE_SUMS, (number, page.data))
-            pages[number] = page
-        return pages
+        changed: dict[int, SumsPage] = {}
+        numbers = change.pages()
+        for begin in range(0, len(numbers), SUMS_PAGES):
+            written: list[int | bytes] = []
+            for number in numbers[begin : begin + SUMS_PAGES]:
+                try:
+                    page = changed[number] = self._sums.changed(number, change)
+                except ValueError as error:
+                    raise StoreDamaged(self.path, str(error)) from None
+                written += (number, page.data)
+            values = ",".join(["(?,?)"] * (len(written) // 2))
+            self._writer.execute(f"INSERT OR REPLACE INTO sums VALUES {values}", written)
+        return changed
 
     def _give_space_back(self) -> None:
         """In a transaction of its own, whose failure loses nothing: the next commit tries again."""
