@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from perdure.objects.definitions import definition_of
 from perdure.objects.entry_keys import KeyForm, index_key, tag_of
 from perdure.objects.errors import StateError, UnreadableState
 from perdure.objects.migrations import Migrated, Stored, brought_up_to_date
+from tests.garbage import garbage
 from tests.objects.conftest import KeptEntries
 
 
@@ -197,13 +197,9 @@ def test_what_was_popped_is_not_there_any_more() -> None:
 
 def test_it_leaves_nothing_to_the_collector() -> None:
     definition = definition_of(room_whose_migrate(lambda room, old: room.lines.extend(old.pop("lines", []))))
-    gc.collect()
-    gc.disable()
-    try:
+    with garbage() as left:
         brought_up_to_date(definition, "k", stored(topic=b'"t"'))
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    assert left == []
 
 
 def test_entries_that_are_not_touched_show_through_what_is_laid_over_them() -> None:

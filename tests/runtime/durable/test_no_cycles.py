@@ -4,13 +4,13 @@ them.  Each way to wait keeps something that leads back to the handler; the run 
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 
 import pytest
 
 from perdure.objects import List, OldState, VirtualObject, handler, shared
 from perdure.runtime import Runtime
+from tests.garbage import garbage
 from tests.runtime.durable.conftest import World
 
 
@@ -82,19 +82,15 @@ class Waiter(VirtualObject):
 async def test_an_ended_handler_leaves_nothing_to_the_collector(name: str) -> None:
     world = await World(Waiter).start()
     await _run(world.runtime, world, name)  # what is made once and kept
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as left:
         await _run(world.runtime, world, name)
-        gc.collect()
-        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-        await world.close()
-    assert left == []
+    await world.close()
+    assert _ours(left) == []
+
+
+def _ours(left: list[object]) -> list[str]:
+    """The test client and asyncio leave some of theirs."""
+    return [type(each).__name__ for each in left if "perdure" in type(each).__module__]
 
 
 async def _run(runtime: Runtime, world: World, name: str) -> None:
@@ -111,19 +107,10 @@ async def test_a_run_that_leaves_memory_leaves_nothing_to_the_collector(name: st
     world = await World(Waiter).start()
     id = await world.send(getattr(world.runtime.ref(Waiter, "one"), name))
     await world.settle()
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as left:
         world.runtime.engine.evict(id)
-        gc.collect()
-        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-        await world.close()
-    assert left == []
+    await world.close()
+    assert _ours(left) == []
 
 
 class Older(VirtualObject, name="Counted"):
@@ -155,16 +142,7 @@ async def test_a_run_that_migrated_leaves_nothing_to_the_collector(name: str) ->
     await world.call(world.ref(Older, "one").add())
     await world.restart(classes=[Newer])
     await world.settle()
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as left:
         await world.call(getattr(world.ref(Newer, "one"), name)())
-        gc.collect()
-        left = [type(each).__name__ for each in gc.garbage if "perdure" in type(each).__module__]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-        await world.close()
-    assert left == []
+    await world.close()
+    assert _ours(left) == []

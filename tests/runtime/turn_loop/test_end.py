@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from perdure.runtime.turn_loop import NotInHandler, TurnLoop
+from tests.garbage import collect_all
 
 Drive = Any
 Driven = Any
@@ -232,7 +233,7 @@ HANDLERS = [_simple, _waits, _sleeps, _groups, _gathers, _waits_for_first, _leav
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_an_ended_handler_is_freed_without_the_collector(drive: Drive, handler: Callable[[Driven], Any]) -> None:
     """Reference counts alone: no collector pauses."""
-    gc.collect()
+    collect_all()
     driven = drive(handler)
     if driven.waits:
         driven.answer("a")
@@ -255,7 +256,7 @@ def test_a_handler_that_fails_in_its_first_step_is_freed_too(drive: Drive, error
     async def handler(_: Driven) -> None:
         raise error
 
-    gc.collect()
+    collect_all()
     driven = drive(handler)
     loop, main = weakref.ref(driven.loop), weakref.ref(driven.main)
     assert type(driven.main.exception()) is error
@@ -271,7 +272,7 @@ def test_a_handler_that_fails_in_its_first_step_is_freed_too(drive: Drive, error
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_a_dropped_handler_is_freed_without_the_collector(drive: Drive, handler: Callable[[Driven], Any]) -> None:
     """As many handlers are evicted as end."""
-    gc.collect()
+    collect_all()
     driven = drive(handler)
     loop, main = weakref.ref(driven.loop), weakref.ref(driven.main)
     driven.loop.drop()
