@@ -75,7 +75,7 @@ class Driver:
         self._call_soon = call_soon
         self._jitter = jitter
         self._watchdog = Watchdog(settings.watchdog_seconds, log=log, driver=Driver._take_turn)
-        self._steps = Steps(self, ledger.kernel, clock, settings, jitter, slots)
+        self._steps = Steps(self, ledger, clock, settings, jitter, slots)
         self._executions: dict[str, Execution] = {}
         self._unrecorded: dict[str, Invoked] = {}
         self._decoded: dict[str, Arguments] = {}
@@ -498,9 +498,6 @@ class Driver:
         invocation = self.kernel.find(id)  # which may have left memory, and come back
         if invocation is not None:
             self.record_of_step(invocation, record)
-
-    def when_synced(self, callback: Callable[[], None]) -> None:
-        self._ledger.when_synced(callback)
 
     def pause_for(self, invocation: Invocation, problem: BaseException) -> None:
         """What was recorded can't be read by the code at hand."""

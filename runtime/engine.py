@@ -162,7 +162,6 @@ class Engine:
         self._draining = True
         if not self._stopped:
             await self._driver.stop_steps(0)
-            self._ledger.flush()
         self._stop(OutcomeUnknown("the process stopped before the outcome was there: it goes on after the next start"))
         try:
             await asyncio.to_thread(self._journal.close)

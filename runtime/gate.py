@@ -53,6 +53,9 @@ class OutputGate:
             self._hold((lsn, future, value))
 
     def opened(self, lsn: int) -> None:
+        """Two threads sync, and tell of it: what the one says may come behind what the other said of more."""
+        if lsn <= self.synced:
+            return
         self.synced = lsn
         held = self._held
         while held and held[0][0] <= lsn:

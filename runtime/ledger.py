@@ -66,17 +66,16 @@ class Ledger:
         self._broken: OutcomeUnknown | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._gate = OutputGate(journal.next_lsn - 1)
+        self.last_lsn = journal.next_lsn - 1
+        self._gate = OutputGate(self.last_lsn)
+        self._flushing = False
+        self._written_here = 0  # synced by this thread in the flush at hand, and not told yet
         self._watchers: dict[str, list[asyncio.Future[Outcome]]] = {}
 
     def begin(self) -> None:
         """After the recovery: what was read back is synced, and the writer's calls come here."""
         self._gate.synced = self.last_lsn
         self._journal.subscribe(self._synced_in_writer, self._failed_in_writer)
-
-    @property
-    def last_lsn(self) -> int:
-        return self._journal.next_lsn - 1
 
     @property
     def unsynced_bytes(self) -> int:
@@ -112,7 +111,7 @@ class Ledger:
             raise OutcomeUnknown("the journal failed: nothing was recorded, and the process stops") from error
         try:
             kernel.apply(record)
-            journal.append(data)
+            self.last_lsn = journal.append(data)
         except Exception as error:
             name = type(record).__name__
             self.on_failed(InternalError(f"record {self._journal.next_lsn} ({name}) can't be applied: {error!r}"))
@@ -135,8 +134,18 @@ class Ledger:
             )
 
     def flush(self) -> None:
-        """Hands what is open to the journal's writer; if hardly anybody waits, this thread may do the writing."""
-        self._journal.flush(alone=len(self._gate) <= _ALONE_MAX)
+        """Hands what is open to the journal's writer; if hardly anybody waits, this thread may do the writing.
+
+        What waited for it is told at once, then, and may record more.
+        """
+        self._flushing = True
+        try:
+            self._journal.flush(alone=len(self._gate) <= _ALONE_MAX)
+        finally:
+            self._flushing = False
+        if self._written_here:
+            lsn, self._written_here = self._written_here, 0
+            self._synced(lsn)
 
     # --- telling --------------------------------------------------------------------------------------------------
 
@@ -199,8 +208,8 @@ class Ledger:
     # --- from the writer's thread ---------------------------------------------------------------------------------
 
     def _synced_in_writer(self, lsn: int) -> None:
-        if threading.get_ident() == self._thread:  # written here, with nothing else to do
-            self._loop.call_soon(self._synced, lsn)
+        if self._flushing and threading.get_ident() == self._thread:
+            self._written_here = lsn
         else:
             self._loop.call_soon_threadsafe(self._synced, lsn)
 
@@ -218,12 +227,17 @@ def _may_surprise(record: Record) -> bool:
     A name that is no text would be written and synced, and every start after it would fail to read it back.
     """
     if isinstance(record, Turn):
-        if type(record.outcome) is Failed or record.patched:
+        if record.patched or type(record.outcome) is Failed:
             return True
-        return any(type(command) not in _PLAIN and not _is_plain_call(command) for command in record.commands)
+        for command in record.commands:  # noqa: SIM110  # no generator for each turn
+            if type(command) not in _PLAIN and not _is_plain_call(command):
+                return True
+        return False
+    if isinstance(record, Notified):
+        return type(record.outcome) is Failed
     if isinstance(record, Invoked):
         return record.headers is not None
-    return not isinstance(record, Notified | Due) or type(getattr(record, "outcome", None)) is Failed
+    return not isinstance(record, Due)
 
 
 _PLAIN = frozenset((Run, Timer, CancelTimer, CancelCall, CancelStep, AwaitPromise))

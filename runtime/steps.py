@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
@@ -24,7 +23,7 @@ from .attempts import DEATHS_MAX, failure_of_attempt
 from .clock import Clock
 from .execution import Execution
 from .invocations import Invocation, StepState
-from .kernel import Kernel
+from .ledger import Ledger
 from .records import Attempted, Failed, Notified, Outcome, Paused, Success
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -45,10 +44,6 @@ class Recorder(Protocol):
         """Commits it, now or as soon as there is room, and drives the invocation on."""
         ...
 
-    def when_synced(self, callback: Callable[[], None]) -> None:
-        """Calls it once all that is recorded now is synced; never if that fails."""
-        ...
-
     def pause_for(self, invocation: Invocation, problem: BaseException) -> None:
         """What was recorded can't be read by the code at hand."""
         ...
@@ -62,14 +57,15 @@ class Steps:
     def __init__(
         self,
         recorder: Recorder,
-        kernel: Kernel,
+        ledger: Ledger,
         clock: Clock,
         settings: Settings,
         jitter: Random,
         slots: Slots | NoSlots,
     ) -> None:
         self._recorder = recorder
-        self._kernel = kernel
+        self._ledger = ledger
+        self._kernel = ledger.kernel
         self._clock = clock
         self._settings = settings
         self._jitter = jitter
@@ -143,7 +139,7 @@ class Steps:
                 self._release_when_synced(id)
                 return
             self._slots.step_ended(id)
-        self._recorder.when_synced(lambda: self._start(invocation, command, call))
+        self._ledger.when_synced(lambda: self._start(invocation, command, call))
 
     def _start(self, invocation: Invocation, command: int, call: StepCall) -> None:
         """Before it starts: is it still wanted?"""
@@ -213,7 +209,7 @@ class Steps:
             if state is None or state.next_attempt_at is not None:  # else there was no room to record it
                 self._slots.step_ended(id)
 
-        self._recorder.when_synced(release)
+        self._ledger.when_synced(release)
 
     # --- StepOwner: how it went -----------------------------------------------------------------------------------
 

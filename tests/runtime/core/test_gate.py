@@ -312,3 +312,13 @@ async def test_nothing_is_recorded_after_a_failure(worlds: Callable[..., World])
         ledger.commit(Due(1, "i"))
 
     assert world.journal.next_lsn == 1
+
+
+async def test_what_is_told_late_closes_nothing() -> None:
+    """Of a sync whose news another one has overtaken: what came in between is synced all the same."""
+    gate = OutputGate(0)
+    gate.opened(5)
+    gate.opened(3)
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    gate.give(5, future, "synced")
+    assert future.done()
