@@ -5,8 +5,12 @@
     curl localhost:8080/Chat/ann/say -H 'idempotency-key: m2' --json '"And how late is it there?"'
     curl localhost:8080/Chat/ann/say -H 'idempotency-key: m2' --json '"And how late is it there?"'
     curl localhost:8080/Chat/ann/look
+    curl localhost:8080/Chat/ann/stream -H 'idempotency-key: m3' --json '"And an umbrella?"'
+    curl localhost:8080/Chat/ann/stream -H 'idempotency-key: m3' -H 'last-event-id: 2' --json '"And an umbrella?"'
 
 The third line is the second one sent again: the same answer, and the model wasn't asked again.
+The last two stream the answer, token by token; the last one goes on behind the second token, as a client does that was
+cut off.
 The model here is a stub in this file: it has latency (MODEL_LATENCY says how many seconds), it is overloaded now and
 then, and breaks off in the middle.
 """
@@ -48,6 +52,17 @@ class Chat(VirtualObject):
     @handler
     async def say(self, text: str) -> str:
         """The agent loop.  What the model and the tools answered is recorded: a crash repeats none of it."""
+        async for _ in self._answer(text):
+            pass
+        return self.messages[-1].text
+
+    @handler
+    async def stream(self, text: str) -> AsyncIterator[str]:
+        """The same as server-sent events: each token is recorded, then sent."""
+        async for token in self._answer(text):
+            yield token
+
+    async def _answer(self, text: str) -> AsyncIterator[str]:
         self.messages.append(Message("user", text))
         self.draft = ""
         await self._use_tools()
@@ -55,9 +70,9 @@ class Chat(VirtualObject):
         # behind the last token that was recorded.
         async for token in self.ctx.stream(write_answer, self.messages[-CONTEXT_MESSAGES_MAX:]):
             self.draft += token
+            yield token
         answer, self.draft = self.draft, ""
         self.messages.append(Message("assistant", answer))
-        return answer
 
     async def _use_tools(self) -> None:
         for _ in range(ROUNDS_MAX):

@@ -61,8 +61,6 @@ class Admission:
             raise Refused(413, f"the request is {_size_of(request)} bytes long; {_REQUEST_BYTES_MAX} can be recorded")
         if public_only and not handler.public:
             raise Refused(400, f"{service.name}/{handler.name} is not public: only other handlers may call it")
-        if handler.stream:
-            raise Refused(501, f"{service.name}/{handler.name} is a stream: streams are not served yet")
         try:
             if service.keyed:
                 validate_key(request.key)

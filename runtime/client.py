@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -34,6 +34,7 @@ from perdure.objects.references import Target
 from perdure.objects.values import Codec
 
 from .admission import Refused
+from .event_streams import MIME_TYPE, events_of
 from .gate import OutcomeUnknown
 from .outside import Outside, RemoteHandle, checked_reason, packed
 
@@ -119,6 +120,42 @@ class Client(Outside):
         key = target.idempotency_key or (_new_key() if _needs_key(target) else None)
         answer = await self._exchange("POST", _path("call", target), target.arguments, _headers(target, key), target)
         return target.handler.decode_result(answer)
+
+    async def _stream(self, target: Target) -> AsyncIterator[Any]:
+        """A connection that is cut, or a runtime that restarts, is gone on with behind the last item that came."""
+        key = target.idempotency_key or (None if _is_run(target) else _new_key())
+        headers = {**_headers(target, key), "accept": MIME_TYPE}
+        url = URL(self._url + _path("call", target), encoded=True)
+        loop = asyncio.get_running_loop()
+        attempts = _Attempts(self._retry, self._url, target, repeatable=True)
+        failure: _Answer | None = None
+        while failure is None:
+            began = loop.time()
+            try:
+                async with self._open_session().post(
+                    url, data=target.arguments, headers=headers, allow_redirects=False
+                ) as response:
+                    if response.status != 200:
+                        failed = _Answer(response.status, response.headers.get("retry-after"), await response.read())
+                        attempts.count_answer(failed, loop.time(), began)
+                    else:
+                        async for event in events_of(response.content):
+                            if event.kind == "end":
+                                return
+                            if event.kind == "error":
+                                failure = _Answer(response.status, None, event.data)
+                                break
+                            yield target.handler.decode_result(event.data)
+                            headers["last-event-id"] = event.id
+                            began = loop.time()
+                            attempts = _Attempts(self._retry, self._url, target, repeatable=True)
+                        else:
+                            attempts.count_error(ConnectionResetError("cut off before its end"), loop.time(), began)
+            except (aiohttp.ClientError, OSError) as error:
+                attempts.count_error(error, loop.time(), began)
+            if failure is None:
+                await asyncio.sleep(attempts.pause_seconds(loop.time()))
+        raise failure.terminal()
 
     async def _send(self, target: Target, delay_seconds: float | None) -> RemoteHandle[Any]:
         key = target.idempotency_key or (None if _is_run(target) else _new_key())

@@ -32,6 +32,7 @@ from .clock import Clock
 from .driver import Driver
 from .gate import OutcomeUnknown
 from .invocations import RUN_ONCE, Invocation, Status
+from .item_reader import ItemReader
 from .kernel import Kernel
 from .ledger import Ledger, Unrecordable
 from .operations import Operations
@@ -53,18 +54,19 @@ _HEADROOM_BYTES: Final = 1024 * 1024
 class Submission:
     """A request that was accepted; not yet durably, until `accepted()` or `outcome()` says so.
 
-    `previously`: its idempotency key had made it before.
+    `previously`: its idempotency key had made it before.  `stream`: it yields, and is read by `Engine.items`.
     """
 
-    __slots__ = ("_future", "_ledger", "_lsn", "id", "previously")
+    __slots__ = ("_future", "_ledger", "_lsn", "id", "previously", "stream")
 
     def __init__(
-        self, ledger: Ledger, id: str, lsn: int, future: asyncio.Future[Outcome] | None, *, previously: bool
+        self, ledger: Ledger, invocation: Invocation, future: asyncio.Future[Outcome] | None, *, previously: bool
     ) -> None:
         self._ledger = ledger
-        self._lsn = lsn
+        self._lsn = ledger.last_lsn
         self._future = future
-        self.id = id
+        self.id = invocation.id
+        self.stream = invocation.stream
         self.previously = previously
 
     def accepted(self) -> Awaitable[None]:
@@ -72,9 +74,9 @@ class Submission:
         return self._ledger.synced(self._lsn)
 
     def outcome(self) -> Awaitable[Outcome]:
-        """Done when the outcome is there and synced.  Raises OutcomeUnknown.  Not for what was sent: attach to that."""
+        """Done when the outcome is there and synced.  Raises OutcomeUnknown.  Not for what was sent or yields."""
         if self._future is None:
-            raise RuntimeError("this was sent, so nobody waits here for its outcome: use attach(id)")
+            raise RuntimeError("nobody waits here for the outcome of what was sent or yields: use attach(id)")
         return self._future
 
 
@@ -254,6 +256,18 @@ class Engine:
         """The outcome, or None if the invocation has not ended.  Raises Refused(404) at the call."""
         return self._ledger.peek(self._known(id).outcome)
 
+    def items(self, id: str, after: int = 0) -> ItemReader | None:
+        """What the stream `id` yields behind its first `after` items, its end counted in; None if it is no stream.
+
+        Raises Refused: 404 unknown, 400 if it has not yielded so many.
+        """
+        invocation = self._known(id)
+        if not invocation.stream:
+            return None
+        if after > invocation.items + invocation.ended:
+            raise Refused(400, f"{id} has yielded {invocation.items} items so far, not {after}: read from the last")
+        return ItemReader(self._ledger, id, after)
+
     def find(self, service: str, key: str, handler: str, idempotency_key: str | None) -> str:
         """The id of the invocation that an idempotency key names, or of a workflow's run.  Raises Refused(404)."""
         self._refuse_when_stopping()
@@ -303,8 +317,8 @@ class Engine:
         return invocation
 
     def _submission(self, invocation: Invocation, request: Request, *, previously: bool) -> Submission:
-        future = None if request.send else self._ledger.watch(invocation)
-        return Submission(self._ledger, invocation.id, self._ledger.last_lsn, future, previously=previously)
+        future = None if request.send or invocation.stream else self._ledger.watch(invocation)
+        return Submission(self._ledger, invocation, future, previously=previously)
 
     def _accept(self, record: Invoked) -> None:
         try:
@@ -328,10 +342,11 @@ class Engine:
             handler.name,
             handler.exclusive,
             request.arguments,
-            request.send or request.idempotency_key is not None,
+            request.send or handler.stream or request.idempotency_key is not None,
             request.headers or None,
             request.idempotency_key,
             now + request.delay_us if request.delay_us else None,
+            handler.stream,
         )
 
 

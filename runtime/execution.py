@@ -10,7 +10,7 @@ This file does not know the journal, the clock or the scheduler (ledger.py, driv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -58,7 +58,12 @@ from .settings import Settings
 from .step_calls import StepCall
 from .stored import ReadState, of_form, start_of
 from .turn_loop import TurnFailed, TurnLoop, TurnTimer
-from .waits import Wait, words_for
+from .waits import Stream, Wait, words_for
+
+_NO_MORE = Success(b"null")
+_ITEMS_OF_A_TURN_MAX = 256
+"""A stream that never waits gives what it has in portions, and others their turn."""
+_NEXT_TURN_SECONDS = 1e-6
 
 # Any: whatever the handler's annotations say.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -320,7 +325,10 @@ class Execution:
         assert self._arguments is not None
         args, kwargs = self._arguments
         self._arguments = None
-        coroutine: Coroutine[Any, Any, Any] = self._handler.fn(self._instance, *args, **kwargs)
+        made = self._handler.fn(self._instance, *args, **kwargs)
+        coroutine: Coroutine[Any, Any, Any] = (
+            _sent_out(made, self._handler, self._context) if self._handler.stream else made
+        )
         if self._handler.timeout_seconds is not None:
             return _with_timeout(coroutine, self._handler.timeout_seconds)
         return coroutine
@@ -360,6 +368,8 @@ class Execution:
             return None
         command, failure = recorded.deadlocked[len(self._deadlocked)]
         wait = self._context.waiting.get(command)
+        if isinstance(wait, Stream):
+            wait = wait.open_wait
         if type(wait) is not Wait or wait.done():
             raise ReplayMismatch(f"turn {recorded.number} of {self.invocation.target}: a wait that was refused is gone")
         return wait, failure
@@ -465,6 +475,8 @@ class Execution:
                 raise TurnRefused(asyncio.CancelledError("raised by the handler, though nobody had cancelled it"))
             return CANCELLED, True
         error = main.exception()
+        if error is None and self._handler.stream:
+            return _NO_MORE, True
         if error is None:
             try:
                 return Success(self._handler.encode_result(main.result())), True
@@ -472,6 +484,8 @@ class Execution:
                 return Failed(failure_of(unfit)), False
         if not is_terminal(error):
             raise self._refusal(error) from error
+        if isinstance(error, _UnfitItem):
+            return Failed(failure_of(error.cause)), False
         rolls_back = bool(self._deadlocked) and _has_deadlock(error)
         return Failed(failure_of(error)), not rolls_back and _all_said_so(error)
 
@@ -545,6 +559,25 @@ def _with_migrated(
     merged = {(field, entry): value for field, entry, value in (*migrated.entries, *entries)}
     both = [(*at, value) for at, value in merged.items()]
     return {**migrated.writes, **writes}, both, {**migrated.lengths, **lengths}
+
+
+class _UnfitItem(TerminalError):
+    """A stream yielded what can't be encoded: as with a result like that, its last turn is undone."""
+
+    def __init__(self, cause: TerminalError) -> None:
+        super().__init__(text_of(cause))
+        self.cause = cause
+
+
+async def _sent_out(items: AsyncIterator[Any], handler: HandlerDefinition, context: HandlerContext) -> None:
+    async for item in items:
+        try:
+            value = handler.encode_result(item)
+        except TerminalError as unfit:
+            raise _UnfitItem(unfit) from unfit
+        context.emit(value)
+        if context.emitted >= _ITEMS_OF_A_TURN_MAX:
+            await asyncio.sleep(_NEXT_TURN_SECONDS)
 
 
 async def _with_timeout(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:

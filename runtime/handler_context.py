@@ -57,11 +57,12 @@ from .records import (
     Timer,
     Turn,
     Verdict,
+    Yield,
 )
 from .registry import Registry
 from .step_calls import StepCall
 from .turn_loop import TurnLoop, TurnTimer
-from .waits import HandlerAwakeable, HandlerPromise, HandlerSignal, Listener, Owned, StepStream, Wait, words_for
+from .waits import HandlerAwakeable, HandlerPromise, HandlerSignal, Listener, Owned, Stream, Wait, words_for
 
 _running_loop = asyncio._get_running_loop
 
@@ -99,6 +100,7 @@ class HandlerContext(WorkflowContext):
     patched_now: Sequence[str] = ()
     patches: Mapping[str, bool] = MappingProxyType({})
     gave_up = False
+    emitted = 0  # items in this turn
     attempt = 1
     attempt_was_read = False
     diverged: str | None = None
@@ -113,7 +115,7 @@ class HandlerContext(WorkflowContext):
         self.loop: TurnLoop  # put in by the execution: the loop needs its port for timers, which is this
         self.current = invocation
         self.commands: dict[int, Command] = {}
-        self.waiting: dict[int, Wait | TurnTimer | StepStream] = {}
+        self.waiting: dict[int, Wait | TurnTimer | Stream] = {}
         self.new_waits: list[tuple[Wait, object]] = []
         self.unawaited: dict[int, Owned] = {}
         self.steps: dict[int, StepCall] = {}
@@ -198,8 +200,13 @@ class HandlerContext(WorkflowContext):
         index = self._next_index()
         self._ask(Run(index, call.name, call.arguments, True))
         self.steps[index] = call
-        stream = self.waiting[index] = StepStream(self, index, call.decode)
+        stream = self.waiting[index] = Stream(self, index, f"step {call.name}", call.decode)
         return stream
+
+    def emit(self, value: bytes) -> None:
+        """The next item of the handler, which is a stream."""
+        self._ask(Yield(self._next_index(), value))
+        self.emitted += 1
 
     # --- awakeables, signals, promises ----------------------------------------------------------------------------
 
@@ -296,6 +303,15 @@ class HandlerContext(WorkflowContext):
 
     def call(self, target: Target) -> Coroutine[object, None, Any]:
         """For references: a durable call, made now."""
+        return self._owned(self._called(target), target, target.handler.decode_result)
+
+    def stream_of(self, target: Target) -> AsyncIterator[Any]:
+        """For references: the items of a durable call, made now."""
+        index = self._called(target)
+        stream = self.waiting[index] = Stream(self, index, target, target.handler.decode_result)
+        return stream
+
+    def _called(self, target: Target) -> int:
         self.check()
         index = self._next_index()
         key = _idempotency_key_of(target)
@@ -312,9 +328,10 @@ class HandlerContext(WorkflowContext):
                 key,
                 headers,
                 self._verdict_on_target(index, target, key),
+                handler.stream,
             )
         )
-        return self._owned(index, target, target.handler.decode_result)
+        return index
 
     def send_message(self, target: Target, delay: float | timedelta | None) -> Handle[Any]:
         """For references: a message, part of the turn."""
@@ -452,6 +469,8 @@ class HandlerContext(WorkflowContext):
         self.new_waits.clear()
 
     def begin_turn(self, recorded: Turn | None) -> None:
+        if self.emitted:
+            self.emitted = 0
         self.attempt_was_read = False
         self.attempt = self.current.attempts + 1 if recorded is None else recorded.attempt
         if recorded is not self._recorded:
@@ -557,8 +576,8 @@ class _Outbound:
     def send(self, target: Target, delay: float | timedelta | None) -> Handle[Any]:
         return self._context.send_message(target, delay)
 
-    def stream(self, target: Target) -> NoReturn:
-        raise TerminalError(f"{words_for(target)} is a stream: streams are not served yet", status=501)
+    def stream(self, target: Target) -> AsyncIterator[Any]:
+        return self._context.stream_of(target)
 
 
 class HandlerHandle(Handle[Any]):

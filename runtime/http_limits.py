@@ -86,6 +86,7 @@ class Connection(web.RequestHandler):
         "_sent",
         "_wire",
         "busy",
+        "streaming",
     )
 
     def __init__(self, guard: GuardedServer, **options: Any) -> None:
@@ -95,6 +96,7 @@ class Connection(web.RequestHandler):
         self._address = ""
         self._refused = False
         self.busy = False
+        self.streaming = False
         self._received = 0
         self._sent = 0
         # Each phase: since when (None: not in it), and the bytes received or sent before it.
@@ -117,7 +119,7 @@ class Connection(web.RequestHandler):
 
     def request_ended(self) -> None:
         """The handler has its answer."""
-        self.busy = False
+        self.busy = self.streaming = False
         self._body = self._body_since = None
 
     def body_expected(self, content: StreamReader) -> None:
@@ -133,6 +135,11 @@ class Connection(web.RequestHandler):
     def skip_rest(self) -> None:
         """Don't read what is left of the body, not even to throw it away: inflating it is what hurts."""
         self._lingering_time = 0
+
+    def cut(self) -> None:
+        """In the middle of an answer that has no end."""
+        if self._wire is not None:
+            self._wire.abort()
 
     def bytes_sent(self, size: int) -> None:
         """An answer was handed to the transport."""
@@ -243,7 +250,9 @@ class Connection(web.RequestHandler):
 
     def dismiss(self) -> None:
         """The process stops: who still waits for an answer gets a 503 rather than a broken connection."""
-        if self.busy:
+        if self.streaming:  # a 503 would be in the middle of what is sent
+            self.cut()
+        elif self.busy:
             self._close_with(_STOPPING, "the runtime is shutting down")
 
     def _refuse(self, transport: asyncio.Transport) -> None:

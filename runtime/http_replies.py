@@ -122,8 +122,12 @@ def failure_reply(failure: Failure, fields: str = "") -> Reply:
     """The invocation ended in a terminal error: its status is the HTTP status, its class and metadata are told."""
     # A status that is no error would make a failure look like a result.
     status = failure.status if 400 <= failure.status <= 599 else 500
-    body = _ErrorBody(failure.status, failure.message, "invocation", failure.type, failure.metadata)
-    return Reply(status, _encode(body), fields + "x-restate-error-source: invocation\r\n")
+    return Reply(status, failure_body(failure), fields + "x-restate-error-source: invocation\r\n")
+
+
+def failure_body(failure: Failure) -> bytes:
+    """As JSON: code, message, source, type and metadata."""
+    return _encode(_ErrorBody(failure.status, failure.message, "invocation", failure.type, failure.metadata))
 
 
 def unreadable_reply(status: int, exc: BaseException | None, message: str | None) -> Reply:

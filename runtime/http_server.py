@@ -42,7 +42,7 @@ class HttpServer:
         self._in_flight = 0
         self._idle: asyncio.Future[None] | None = None
 
-    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[Reply]:
+    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[web.StreamResponse]:
         raise NotImplementedError
 
     async def start(self, host: str, port: int) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""The HTTP ingress: calls, messages, attach, output, awakeables, lookup, health, in the dialect of Restate's ingress.
+"""The HTTP ingress: calls, streams, messages, attach, output, awakeables, lookup, in the dialect of Restate's ingress.
 
 Paths are read by `http_paths`, answers made by `http_replies`, slow and greedy clients held off by `http_limits`; what
 is left here is the way of one request: head, body, `Engine.submit`, and its outcome as an answer.
@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 
 from .admission import Refused, Request
 from .durations import InvalidDuration, parse_duration_us
+from .event_streams import Items, last_event_id, send_events, wants_events
 from .http_limits import Connection, ConnectionLimits
 from .http_paths import (
     Await,
@@ -62,6 +63,7 @@ _HEADERS_NOT_PASSED_ON = frozenset(
         b"host",
         b"idempotency-key",
         b"keep-alive",
+        b"last-event-id",
         b"origin",
         b"pragma",
         b"priority",
@@ -89,6 +91,8 @@ class Submitted(Protocol):
     def id(self) -> str: ...
     @property
     def previously(self) -> bool: ...
+    @property
+    def stream(self) -> bool: ...
     def accepted(self) -> Awaitable[None]: ...
     def outcome(self) -> Awaitable[Outcome]: ...
 
@@ -118,6 +122,7 @@ class Engine(Protocol):
     def submit(self, request: Request, *, public_only: bool = True) -> Submitted: ...
     def attach(self, id: str, /) -> Awaitable[Outcome]: ...
     def output(self, id: str, /) -> Awaitable[Outcome | None]: ...
+    def items(self, id: str, after: int, /) -> Items | None: ...
     def find(self, service: str, key: str, handler: str, idempotency_key: str | None, /) -> str: ...
     def caught_up(self) -> Awaitable[None]: ...
 
@@ -145,14 +150,14 @@ class Ingress(HttpServer):
     async def caught_up(self) -> None:
         await self._engine.caught_up()
 
-    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[Reply]:
+    def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[web.StreamResponse]:
         path, _, query = origin_form(request.raw_path).partition("?")
         route = parse_path(path, self._services)
         if isinstance(route, Invoke):
             return self._invoke(route, query, request, connection)
         return self._ask(route, request, connection)
 
-    async def _ask(self, route: Route, request: web.BaseRequest, connection: Connection) -> Reply:
+    async def _ask(self, route: Route, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if isinstance(route, Await):
             return await self._await(route, request, connection)
         if isinstance(route, Health):
@@ -169,7 +174,9 @@ class Ingress(HttpServer):
         await self._engine.caught_up()
         return Reply(200, msgspec.json.encode({"invocationId": found}), _id_field(found))
 
-    async def _invoke(self, route: Invoke, query: str, request: web.BaseRequest, connection: Connection) -> Reply:
+    async def _invoke(
+        self, route: Invoke, query: str, request: web.BaseRequest, connection: Connection
+    ) -> web.StreamResponse:
         if request.method not in ("POST", "GET"):
             method_not_allowed("GET, POST")
         headers, idempotency_key = _headers(request)
@@ -191,19 +198,26 @@ class Ingress(HttpServer):
             )
         )
         if not route.send:
+            if submission.stream:
+                items = self._engine.items(submission.id, last_event_id(request))
+                assert items is not None
+                return await send_events(items, request, connection, {"x-restate-id": submission.id})
             return _outcome(await submission.outcome(), submission.id)
         await submission.accepted()
         status = b"PreviouslyAccepted" if submission.previously else b"Accepted"
         answer = b'{"invocationId":"%b","status":"%b"}' % (submission.id.encode("ascii"), status)
         return Reply(202, answer, _id_field(submission.id))
 
-    async def _await(self, route: Await, request: web.BaseRequest, connection: Connection) -> Reply:
+    async def _await(self, route: Await, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if route.target is None:
             require_method(request, "POST")
             found = self._find(await self._target(request, connection))
         else:
             require_method(request, "GET")
             found = self._find(route.target)
+        items = self._engine.items(found, last_event_id(request)) if wants_events(request) else None
+        if items is not None and not route.peek:
+            return await send_events(items, request, connection, {"x-restate-id": found})
         if not route.peek:
             return _outcome(await self._engine.attach(found), found)
         outcome = await self._engine.output(found)

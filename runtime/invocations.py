@@ -87,6 +87,8 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     what they were given (kept with the outcome, so that a repeated completion gets its answer).
     `failing`: its next delivery has failed, or it was paused there, so no run of it is ahead of that.
     `agenda`: the row of the store's agenda that stands for it (rows.py), empty if none does.
+    `stream`: its handler yields; `items` so far, each a row of its own, and `readers` are those of the waiters that get
+    them.
     """
 
     id: str
@@ -122,6 +124,9 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     awakeables: dict[int, Outcome | None] | None = None
     put_behind: frozenset[str] = frozenset()
     agenda: bytes = b""
+    stream: bool = False
+    items: int = 0
+    readers: list[tuple[str, int]] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"
@@ -137,7 +142,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     @property
     def entries(self) -> int:
         """How much a replay has to go through."""
-        return len(self.deliveries) + (0 if self.history is None else len(self.history.turns))
+        return len(self.deliveries) + (0 if self.history is None else len(self.history.turns)) + self.items
 
     @property
     def has_steps_to_run(self) -> bool:
@@ -182,9 +187,15 @@ class Invocation(Struct, eq=False, omit_defaults=True):
             self.waiters = []
         self.waiters.append((id, command))
 
+    def add_reader(self, id: str, command: int) -> None:
+        """A waiter that gets each item too."""
+        self.readers = [*(self.readers or ()), (id, command)]
+
     def remove_waiter(self, id: str, command: int) -> None:
         if self.waiters is not None:
             self.waiters.remove((id, command))
+        if self.readers is not None:
+            self.readers = [reader for reader in self.readers if reader != (id, command)]
 
 
 class PromiseState(Struct, omit_defaults=True):

@@ -4,7 +4,7 @@
 loop, so what holds live holds after a crash.  A part of the state lies in the store: working_set.py brings it.
 What was decided, and why, is not known here (driver.py and execution.py decide); what has to happen next is read off
 the state: `ready` lists the invocations that have a delivery to be driven by, `ended`
-those whose outcome somebody outside may wait for, `timers` what is due soon.
+those whose outcome somebody outside may wait for, `yielded` those that have new items, `timers` what is due soon.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ from .records import (
     Success,
     Timer,
     Turn,
+    Yield,
 )
 from .store import StoreWriter
 from .timers import EXPIRY, JOIN_MAILBOX, RETRY, WAKE, Timers
@@ -107,6 +108,7 @@ class Kernel:
         self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
         self.ended: list[Invocation] = []
+        self.yielded: list[Invocation] = []
         self.rewound: list[Invocation] = []  # a delivery was put before what a run of theirs may have got
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -132,6 +134,10 @@ class Kernel:
     def find_by_idempotency_key(self, service: str, key: str, handler: str, idempotency_key: str) -> Invocation | None:
         id = self._rows.get(rows.idempotency_row(service, key, handler, idempotency_key))
         return None if id is None else self.find(id.decode())
+
+    def item(self, id: str, number: int) -> bytes | None:
+        """What a stream has yielded, from 0, as JSON."""
+        return self._rows.get(rows.item_row(id, number))
 
     def promise(self, service: str, key: str, name: str) -> Outcome | None:
         entry = self.entry(service, key)
@@ -192,6 +198,7 @@ class Kernel:
                 record.headers,
                 record.idempotency_key,
                 record.due,
+                stream=record.stream,
             ),
             record.at,
         )
@@ -341,13 +348,18 @@ class Kernel:
         if type(verdict) is Refused:
             return
         if type(verdict) is Attached:
+            if command.stream:
+                self._read_from_the_beginning(caller, command.index, verdict.id, at)
             self._wait_for(caller, command.index, verdict.id, at)
             return
-        callee = self._child(caller, command, at, command.idempotency_key is not None)
+        callee = self._child(caller, command, at, command.stream or command.idempotency_key is not None)
         history = caller.the_history()
         history.calls[command.index] = callee.id
         history.owned.add(command.index)
         callee.waiters = [(caller.id, command.index)]
+        if command.stream:
+            callee.stream = True
+            callee.readers = [(caller.id, command.index)]
         self._admit(callee, at)
 
     def _send(self, caller: Invocation, command: Send, at: int) -> None:
@@ -439,7 +451,29 @@ class Kernel:
     def _peek_promise(self, invocation: Invocation, command: PeekPromise, at: int) -> None:
         """Recorded for the replay alone."""
 
+    def _yield(self, invocation: Invocation, command: Yield, at: int) -> None:
+        self._rows.put(rows.item_row(invocation.id, invocation.items), command.value)
+        invocation.items += 1
+        if not self.yielded or self.yielded[-1] is not invocation:
+            self.yielded.append(invocation)
+        for id, reader in invocation.readers or ():
+            self._give_item(self._invocations.change(id), reader, command.value, at)
+
     # --- the parts they share -------------------------------------------------------------------------------------
+
+    def _read_from_the_beginning(self, reader: Invocation, command: int, id: str, at: int) -> None:
+        """What an older stream has yielded so far, and what it still yields."""
+        stream = self._invocations.change(id)
+        if stream is None:
+            return
+        for number in range(stream.items):
+            self._give_item(reader, command, self.item(id, number) or b"null", at)
+        if not stream.ended:
+            stream.add_reader(reader.id, command)
+
+    def _give_item(self, reader: Invocation | None, command: int, value: bytes, at: int) -> None:
+        if reader is not None and not reader.ended:
+            self._deliver(reader, Delivery(at, command, Success(value), more=True))
 
     def _signal(self, invocation: Invocation, name: str, outcome: Outcome, at: int) -> None:
         history = invocation.the_history()
@@ -670,7 +704,7 @@ class Kernel:
         if invocation.waiters is not None:
             for waiter_id, command in invocation.waiters:
                 self._give(self._invocations.change(waiter_id), Delivery(at, command, outcome))
-            invocation.waiters = None
+            invocation.waiters = invocation.readers = None
         invocation.deliveries = []
         self.ended.append(invocation)
         self._retain_or_forget(invocation, outcome)
@@ -717,6 +751,8 @@ class Kernel:
             self.retention.get(invocation.family, _NONE_RETAINED).pop(invocation.id, None)
         if invocation.agenda:
             self._rows.put(invocation.agenda, None)
+        for number in range(invocation.items):
+            self._rows.put(rows.item_row(invocation.id, number), None)
         if invocation.awakeables is not None:
             for command in invocation.awakeables:
                 self._rows.put(rows.awakeable_row(identity.awakeable_id(invocation.seed, command)), None)
@@ -843,6 +879,7 @@ class Kernel:
         AwaitPromise: _await_promise,
         CompletePromise: _complete_promise,
         PeekPromise: _peek_promise,
+        Yield: _yield,
     }
 
 

@@ -71,6 +71,7 @@ class Ledger:
         self._flushing = False
         self._written_here = 0  # synced by this thread in the flush at hand, and not told yet
         self._watchers: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._readers: dict[str, set[asyncio.Future[None]]] = {}
 
     def begin(self) -> None:
         """After the recovery: what was read back is synced, and the writer's calls come here."""
@@ -121,6 +122,8 @@ class Ledger:
             log.info("there is room again: new requests are taken")
         if kernel.ended:
             self._tell_of_ended()
+        if kernel.yielded:
+            self._tell_of_yielded()
         if kernel.rewound:
             self._tell_of_rewound()
 
@@ -161,6 +164,18 @@ class Ledger:
             watching.append(future)
         return future
 
+    async def more_of(self, id: str) -> None:
+        """Until the stream `id` has yielded again, or ended, and that is synced."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        readers = self._readers.setdefault(id, set())
+        readers.add(future)
+        try:
+            await future
+        finally:
+            readers.discard(future)
+            if not readers and self._readers.get(id) is readers:
+                del self._readers[id]
+
     def watched(self) -> list[asyncio.Future[Outcome]]:
         """What is still waited for."""
         return [future for futures in self._watchers.values() for future in futures if not future.done()]
@@ -191,7 +206,10 @@ class Ledger:
         self._gate.break_down(error)
         for future in self.watched():
             fail(future, error)
+        for reading in [future for futures in self._readers.values() for future in futures]:
+            fail(reading, error)
         self._watchers.clear()
+        self._readers.clear()
 
     def _tell_of_ended(self) -> None:
         ended, self.kernel.ended = self.kernel.ended, []
@@ -199,6 +217,17 @@ class Ledger:
             self.on_ended(invocation)
             if invocation.id in self._watchers:
                 self.answer(invocation.id, invocation.outcome)
+            if invocation.stream:
+                self._tell_readers(invocation.id)
+
+    def _tell_of_yielded(self) -> None:
+        yielded, self.kernel.yielded = self.kernel.yielded, []
+        for invocation in yielded:
+            self._tell_readers(invocation.id)
+
+    def _tell_readers(self, id: str) -> None:
+        for future in self._readers.pop(id, ()):
+            self._gate.give(self.last_lsn, future, None)
 
     def _tell_of_rewound(self) -> None:
         rewound, self.kernel.rewound = self.kernel.rewound, []

@@ -9,7 +9,7 @@ outlives the block.  With a `ManualClock` time stands still until `runtime.advan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -135,6 +135,14 @@ class Runtime(Outside):
     async def _call(self, target: Target) -> Any:
         submission = self._submit(target, send=False)
         return target.handler.decode_result(_value_of(await submission.outcome()))
+
+    async def _stream(self, target: Target) -> AsyncIterator[Any]:
+        items = self.engine.items(self._submit(target, send=False).id)
+        assert items is not None
+        while isinstance(read := await items.read(), list):
+            for item in read:
+                yield target.handler.decode_result(item)
+        _value_of(read)
 
     def _submit(self, target: Target, *, send: bool, delay_seconds: float | None = None) -> Submission:
         request = Request(

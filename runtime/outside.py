@@ -99,7 +99,7 @@ class Outside:
     """`name` is what examples call it: `await client.send(…)`."""
 
     def __init__(self, name: str) -> None:
-        self._outbound = _Outbound(name, self._call)
+        self._outbound = _Outbound(name, self._call, self._stream)
 
     @overload
     def ref(self, cls: type[S], /) -> S: ...
@@ -144,6 +144,9 @@ class Outside:
     async def _send(self, target: Target, delay_seconds: float | None) -> RemoteHandle[Any]:
         raise NotImplementedError
 
+    def _stream(self, target: Target) -> AsyncIterator[Any]:
+        raise NotImplementedError
+
     def _handle(self, id: str, decode: Callable[[bytes], Any]) -> RemoteHandle[Any]:
         raise NotImplementedError
 
@@ -155,17 +158,23 @@ class Outside:
 class _Outbound:
     """Where the calls of references go."""
 
-    __slots__ = ("_call", "_name")
+    __slots__ = ("_call", "_name", "_stream")
 
-    def __init__(self, name: str, call: Callable[[Target], Coroutine[object, None, Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[Target], Coroutine[object, None, Any]],
+        stream: Callable[[Target], AsyncIterator[Any]],
+    ) -> None:
         self._name = name
         self._call = call
+        self._stream = stream
 
     def call(self, target: Target) -> Coroutine[object, None, Any]:
         return self._call(target)
 
     def stream(self, target: Target) -> AsyncIterator[Any]:
-        raise TypeError(f"{target!r} is a stream; streams are not served yet")
+        return self._stream(target)
 
     def send(self, target: Target, delay: float | timedelta | None) -> NoReturn:
         ref = f"ref.{target.handler.attribute}"

@@ -54,7 +54,7 @@ Verdict: TypeAlias = Attached | Refused
 
 
 class Call(Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """A durable call: makes an invocation whose outcome is a delivery to the caller."""
+    """A durable call: makes an invocation whose outcome is a delivery to the caller.  `stream`: each item is, too."""
 
     index: int
     service: str
@@ -65,6 +65,7 @@ class Call(Struct, frozen=True, array_like=True, tag=1, gc=False):
     idempotency_key: str | None = None
     headers: dict[str, str] | None = None
     verdict: Verdict | None = None
+    stream: bool = False
 
 
 class Send(Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -184,6 +185,13 @@ class PeekPromise(Struct, frozen=True, array_like=True, tag=16, gc=False):
     outcome: Outcome | None
 
 
+class Yield(Struct, frozen=True, array_like=True, tag=17, gc=False):
+    """The next item of a handler that is a stream, as JSON."""
+
+    index: int
+    value: bytes
+
+
 Command: TypeAlias = (
     Call
     | Send
@@ -201,6 +209,7 @@ Command: TypeAlias = (
     | AwaitPromise
     | CompletePromise
     | PeekPromise
+    | Yield
 )
 
 
@@ -211,6 +220,7 @@ class Invoked(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Somebody outside asked for a handler.  (What a handler asks for stands in its Turn.)
 
     `retained`: the outcome is kept for the retention time, since somebody may come back for it.
+    `stream`: the handler yields, and what it has yielded is kept as long as its outcome.
     """
 
     at: int
@@ -225,6 +235,7 @@ class Invoked(Struct, frozen=True, array_like=True, tag=1, gc=False):
     headers: dict[str, str] | None = None
     idempotency_key: str | None = None
     due: int | None = None
+    stream: bool = False
 
 
 class Due(Struct, frozen=True, array_like=True, tag=2, gc=False):

@@ -84,6 +84,7 @@ def bring_up_to(kernel: Kernel, store: StoreWriter, lsn: int, now: int) -> None:
 def _keep_what_is_ready(kernel: Kernel) -> None:
     """A handler that is only suspended is not driven by a restart, and what has ended need not stay in memory."""
     kernel.ended.clear()
+    kernel.yielded.clear()
     kernel.rewound.clear()
     ready = [*kernel.ready]
     kernel.ready.clear()

@@ -173,12 +173,13 @@ class HandlerPromise(Promise[Any]):
         return None if outcome is None else value_of(outcome, self._decode)
 
 
-class StepStream(AsyncIterator[Any]):
-    """The items of a step that yields, as they are recorded; to be iterated by one task."""
+class Stream(AsyncIterator[Any]):
+    """The items of a step or call that yields, as they are recorded; to be iterated by one task."""
 
-    def __init__(self, context: HandlerContext, command: int, decode: Decode) -> None:
+    def __init__(self, context: HandlerContext, command: int, subject: object, decode: Decode) -> None:
         self.command = command
         self._context = context
+        self._subject = subject
         self._decode = decode
         self._items: deque[bytes] = deque()
         self._end: Outcome | None = None
@@ -186,6 +187,11 @@ class StepStream(AsyncIterator[Any]):
 
     def done(self) -> bool:
         return self._end is not None
+
+    @property
+    def open_wait(self) -> Wait | None:
+        """The wait for the next item."""
+        return self._waiter
 
     def deliver(self, outcome: Outcome, *, more: bool) -> None:
         if more and not isinstance(outcome, Failed):
@@ -208,8 +214,11 @@ class StepStream(AsyncIterator[Any]):
         if self._waiter is not None:
             raise RuntimeError("a stream is read by one task at a time: another one waits for its next item")
         self._waiter = waiter = Wait(self._context, self.command, owned=True)
+        self._context.begin_wait(waiter, self._subject)
         try:
-            await waiter
+            outcome = await waiter
+            if isinstance(outcome, Failed):  # also a wait that would never have ended
+                self._end = outcome
         finally:
             self._waiter = None
             if waiter.cancelled():  # and the step with it

@@ -158,7 +158,7 @@ class Story:
         return [arguments for program, *arguments in self.commands if program == "curl"]
 
     async def next(self, **variables: str) -> tuple[int, Any]:
-        """Status and JSON of the next line's answer; None for no content."""
+        """Status and JSON of the next line's answer; None for no content, server-sent events as they came."""
         arguments = [string.Template(argument).substitute(variables) for argument in self.lines[self.asked]]
         self.asked += 1
         return await self._ask(arguments)
@@ -175,7 +175,7 @@ class Story:
         for address, real in self._addresses.items():
             arguments = [argument.replace(address, real) for argument in arguments]
         status, text = await (_ask_with_curl if self._curl else _ask_with_aiohttp)(arguments)
-        return status, json.loads(text) if text else None
+        return status, text if text.startswith("id: ") else json.loads(text) if text else None
 
 
 async def _ask_with_curl(arguments: list[str]) -> tuple[int, str]:

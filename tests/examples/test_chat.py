@@ -13,6 +13,7 @@ from perdure.runtime import ManualClock, Runtime
 
 QUESTION = "Do I need an umbrella in Oslo?"
 RAIN = "weather in Oslo: rain"
+TOKENS = ["weather", " in", " Oslo:", " rain"]
 
 
 @pytest.fixture
@@ -39,6 +40,10 @@ async def test_the_curl_lines(story: Callable[[str], Any]) -> None:
     status, view = await lines.next()
     assert (status, view["draft"]) == (200, "")
     assert [message["role"] for message in view["messages"]] == ["user", "tool", "assistant"] * 2
+    tokens = [f'id: {number}\ndata: "{token}"\n\n' for number, token in enumerate(TOKENS, 1)]
+    end = f"id: {len(TOKENS) + 1}\nevent: end\ndata: null\n\n"
+    assert await lines.next() == (200, "".join(tokens) + end)
+    assert await lines.next() == (200, "".join(tokens[2:]) + end)
 
 
 async def test_an_answer_without_tools(chat: Any) -> None:
@@ -47,6 +52,14 @@ async def test_an_answer_without_tools(chat: Any) -> None:
         assert await runtime.ref(chat.Chat, "ann").say("hello there") == "You said: hello there"
         view = await runtime.ref(chat.Chat, "ann").look()
         assert texts(view) == [("user", "hello there"), ("assistant", "You said: hello there")]
+
+
+async def test_a_streamed_answer(chat: Any) -> None:
+    """Token by token, and in the history as one."""
+    async with Runtime([chat.Chat], data_dir=None, clock=ManualClock()) as runtime:
+        ann = runtime.ref(chat.Chat, "ann")
+        assert [token async for token in ann.stream(QUESTION)] == TOKENS
+        assert texts(await ann.look())[-1] == ("assistant", RAIN)
 
 
 async def test_tools_are_used_at_once_and_one_that_fails_is_told_to_the_model(chat: Any) -> None:

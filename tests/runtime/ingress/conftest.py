@@ -53,6 +53,7 @@ class FakeSubmission:
     previously: bool
     durable: Callable[[], Awaitable[None]]
     result: Callable[[], Awaitable[Outcome]]
+    stream: bool = False
 
     def accepted(self) -> Awaitable[None]:
         return self.durable()
@@ -129,6 +130,9 @@ class FakeEngine:
         if id not in self.outcomes:
             raise Refused(404, "invocation not found")
         return self._wait(id)
+
+    def items(self, id: str, after: int) -> None:
+        """None of its handlers yields."""
 
     def output(self, id: str) -> Awaitable[Outcome | None]:
         if id not in self.outcomes:
