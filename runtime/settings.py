@@ -162,9 +162,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sql_memory_bytes_max: Bytes = 256 * 1024 * 1024
     """What SQLite may take to sort and group, in a process of its own; more gets 413."""
 
-    sql_running_max: Count = 4
-    """At a time; more gets 429. They give way to the serving process, but not for nothing on a machine with two
-    processors."""
+    sql_running_max: Count = 2
+    """At a time; more gets 429. They give way to the serving process, but it has to take the processor back from
+    them each time."""
 
     # --- the process -------------------------------------------------------------------------------------------------
 

@@ -38,13 +38,22 @@ _query = msgspec.json.Decoder(Query).decode
 
 def main() -> None:
     """Until the pipe ends."""
-    with suppress(OSError):
-        os.nice(_NICENESS)
+    _give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     queries: queue.SimpleQueue[Query] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(queries,), daemon=True).start()
     while True:
         _answer(queries.get())
+
+
+def _give_way() -> None:
+    """Of no session of its own: Linux shares processors among sessions first, whatever niceness is inside of one."""
+    with suppress(OSError):
+        os.setpgid(0, 0)  # what is typed at the server's terminal is not for it
+    with suppress(OSError):
+        os.nice(_NICENESS)
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _read(queries: queue.SimpleQueue[Query]) -> None:

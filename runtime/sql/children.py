@@ -58,7 +58,6 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # what is typed at our terminal is not for it
             limit=_PIPE_BYTES,
         )
         return cls(process)

@@ -34,7 +34,7 @@ class Counter(VirtualObject):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def asker(serve: Serve) -> AsyncIterator[Asker]:
-    yield await serve(Counter)
+    yield await serve(Counter, sql_running_max=4)
 
 
 async def test_what_was_acknowledged_before_is_in_the_answer(asker: Asker) -> None:
