@@ -7,6 +7,7 @@
     PATCH /invocations/{id}/kill | resume | purge           200
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
+    POST  /query                                            SQL: see `sql/queries.py`
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
@@ -34,6 +35,7 @@ from .http_paths import decode
 from .http_replies import Reply, error_reply
 from .http_server import HttpServer, origin_form, require_method
 from .operations import InvocationView
+from .sql import Queries
 
 CONNECTIONS_MAX = 64
 """Operators and their dashboards; they come out of the descriptors reserved beside the ingress's."""
@@ -42,7 +44,7 @@ _BODY_BYTES_MAX = 64 * 1024
 _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
-_FORMS = f"/health, /version, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
+_FORMS = f"/health, /version, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
 
 
 def is_loopback(host: str) -> bool:
@@ -65,10 +67,15 @@ class Admin(HttpServer):
         super().__init__(limits, _BODY_BYTES_MAX)
         self._engine = engine
         self._token = token
+        self._queries = Queries(engine)
         self._version = msgspec.json.encode({"version": metadata.version("perdure")})
 
     async def caught_up(self) -> None:
         await self._engine.caught_up()
+
+    async def close(self, grace_seconds: float) -> None:
+        await super().close(grace_seconds)
+        await self._queries.close()
 
     async def answer(self, request: web.BaseRequest, connection: Connection) -> Reply:
         self._require_own_name(request)
@@ -82,6 +89,10 @@ class Admin(HttpServer):
         if parts == ["version"]:
             require_method(request, "GET")
             return Reply(200, self._version)
+        if parts == ["query"]:
+            require_method(request, "POST")
+            self._queries.refuse_other_types(request)
+            return await self._queries.answer(request, await self.read(request, request.content, connection))
         if parts[0] == "invocations" and len(parts) == 2:
             require_method(request, "GET")
             return await self._describe(_id(parts[1]))

@@ -20,6 +20,7 @@ import structlog
 
 from perdure.journal import Journal
 
+from .admission import Refused
 from .clock import Clock
 from .invocations import Invocation
 from .ledger import Ledger
@@ -69,6 +70,16 @@ class Checkpoints:
         self._to_come = 0  # of: all is rows, all is synced
         self._full = False
         self._stopped = False
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def now(self) -> None:
+        """Until the store has all that is recorded by now.  Those who wait share one.  Raises Refused."""
+        lsn = self._ledger.last_lsn
+        if self._making or lsn > self._lsn:
+            waiting = self._loop.create_future()
+            self._waiting.append((lsn, waiting))
+            self.look()
+            await waiting
 
     @property
     def behind(self) -> bool:
@@ -79,7 +90,7 @@ class Checkpoints:
         """Begins one if it is time; lets go of what needn't be in memory."""
         if self._kernel.memory.clean_bytes > self._settings.memory_bytes_max and not self._evicting:
             self._evict()
-        if not self._making and not self._stopped and self._is_time():
+        if not self._making and not self._stopped and (self._waiting or self._is_time()):
             self._begin()
 
     def _evict(self) -> None:
@@ -93,6 +104,7 @@ class Checkpoints:
     def stop(self) -> None:
         """What is not written by now is written after the next start."""
         self._stopped = True
+        self._tell_waiting(Refused(503, "the process is stopping", retry_after_seconds=1))
 
     def close(self, *, last: bool) -> None:
         """To be called in a thread, when the journal is closed.  `last`: all of it is synced, so one more is made."""
@@ -153,6 +165,7 @@ class Checkpoints:
             return
         if isinstance(error, StoreFull):
             self._say_full(error)
+            self._tell_waiting(Refused(507, "there is no room for a checkpoint, so the store is not up to date", 5))
             self._clock.call_at(self._clock.now_us() + _FULL_RETRY_US, self._write)
         elif error is not None:
             self._ledger.on_failed(error)
@@ -161,6 +174,7 @@ class Checkpoints:
                 self._full = False
                 log.info("there is room again: the store is up to the journal")
             self._journal.trim(self._lsn + 1)
+            self._tell_waiting()
             self._thaw()
 
     def _thaw(self) -> None:
@@ -171,6 +185,19 @@ class Checkpoints:
         else:
             self._making = False
             self.look()
+
+    def _tell_waiting(self, refused: Refused | None = None) -> None:
+        """Those whom this checkpoint is enough for; if there is none, all of them."""
+        waiting, self._waiting = self._waiting, []
+        for lsn, future in waiting:
+            if future.done():
+                continue
+            if refused is not None:
+                future.set_exception(refused)
+            elif lsn <= self._lsn:
+                future.set_result(None)
+            else:
+                self._waiting.append((lsn, future))
 
     def _say_full(self, error: StoreFull) -> None:
         """Once, until there is room."""

@@ -1,4 +1,4 @@
-"""The command line: `perdure serve`, `check`, `replay`, `journal verify|dump` and `store verify|rebuild`.
+"""The command line: `perdure serve`, `check`, `replay`, `journal verify|dump`, `store verify|rebuild` and `sql`.
 
 What a person typed becomes one call here, and whatever goes wrong becomes one line on stderr and an exit code
 (exits.py). Nothing heavy is imported at the top: `serve` re-executes itself under its hash seed first, and `--help`
@@ -237,6 +237,25 @@ def restore(source: Path, directory: Path) -> int:
     from . import backup_commands
 
     return backup_commands.restore(source, directory)
+
+
+@commands.command()
+@click.argument("statement", metavar="SELECT")
+@click.option("--admin", "admin_url", metavar="URL", default=f"http://{ADMIN}", help=f"Default http://{ADMIN}.")
+@click.option("--format", "-f", "output", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@click.option("--token-file", type=PATH, metavar="FILE", help="Holds the token of the admin port, if it has one.")
+def sql(statement: str, admin_url: str, output: Any, token_file: Path | None) -> int:  # Any: one of click's choices
+    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks,
+    sys_service, state.
+
+    Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers, 5 without the right token.
+
+    \b
+    Example: perdure sql "SELECT target, waiting_for FROM sys_invocation WHERE status = 'suspended'"
+    """
+    from . import sql_commands
+
+    return sql_commands.ask(statement, admin_url, output, token_file)
 
 
 def _take_hash_seed_of(data_dir: Path) -> None:

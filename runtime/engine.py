@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -42,7 +43,7 @@ from .registry import Registry
 from .retention import Retention
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
-from .store import StoreError, StoreWriter
+from .store import Store, StoreError, StoreWriter
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
@@ -102,6 +103,7 @@ class Engine:
         self._clock = clock
         self._slots = slots
         self._entropy = entropy
+        self._store = store
         self._ledger = Ledger(self.kernel, journal)
         self._driver = Driver(
             self._ledger, registry, settings, clock, slots, loop.call_soon, Random(entropy(identity.SEED_BYTES))
@@ -282,6 +284,14 @@ class Engine:
     def caught_up(self) -> Awaitable[None]:
         """Done when all that is recorded now is synced: what was found out by looking may be told then."""
         return self._ledger.synced(self._ledger.last_lsn)
+
+    async def checkpoint(self) -> Path:
+        """Where the store is, once all that is recorded now is in it.  Raises Refused, OutcomeUnknown."""
+        self._refuse_when_stopping()
+        if self._checkpoints is None or not isinstance(self._store, Store):
+            raise Refused(501, "everything is in memory here, without a store that could be asked: give it a data_dir")
+        await self._checkpoints.now()
+        return self._store.path
 
     def restart_as_new(self, id: str) -> Submission:
         """The same request again, as a new invocation without idempotency key.

@@ -42,6 +42,12 @@ def object_key(service: str, key: str) -> bytes:
     return b"o" + service.encode() + b"\0" + key.encode()
 
 
+def objects_range(service: str) -> tuple[bytes, bytes]:
+    """Where the rows of a class's objects begin, and before what they end."""
+    prefix = b"o" + service.encode()
+    return prefix + b"\0", prefix + b"\1"
+
+
 def invocation_key(id: str) -> bytes:
     return b"i" + id.encode(errors="surrogatepass")  # anybody may ask for any id
 

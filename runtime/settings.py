@@ -147,6 +147,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_changes_max: Count = 2_048
     """Or when this many objects and invocations have changed since, which can't leave memory until it is made."""
 
+    # --- SQL: what one query may take ---------------------------------------------------------------------------------
+
+    sql_seconds_max: Seconds = 10.0
+    """A query that takes longer is ended with 504.  It reads the store as of one moment, and the store's WAL grows for
+    as long; who needs more asks for less at a time."""
+
+    sql_rows_max: Count = 100_000
+    """More in an answer gets 413: a person reads fewer, and a program can ask page by page."""
+
+    sql_answer_bytes_max: Bytes = 64 * 1024 * 1024
+    """Likewise: the answer is held in memory until it is sent."""
+
+    sql_memory_bytes_max: Bytes = 256 * 1024 * 1024
+    """What SQLite may take to sort and group, in a process of its own; more gets 413."""
+
+    sql_running_max: Count = 2
+    """At a time; more gets 429. They give way to the serving process, but it has to take the processor back from
+    them each time."""
+
     # --- the process -------------------------------------------------------------------------------------------------
 
     drain_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 8.0

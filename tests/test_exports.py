@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-ROOMS = ["perdure.journal", "perdure.objects", "perdure.runtime", "perdure.runtime.store"]
+ROOMS = ["perdure.journal", "perdure.objects", "perdure.runtime", "perdure.runtime.sql", "perdure.runtime.store"]
 
 
 def public(module: ModuleType) -> set[str]:

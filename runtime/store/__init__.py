@@ -2,6 +2,7 @@
 
 The store:     `Store` on a disk; `MemoryStore`, its twin; `StoreReader` and `StoreWriter`, what both are; `Put`, a row
 Offline:       `verify` and its `Report`, `head_of` and `Meta`, `copy_store`, also beside a live process
+               `Moment`, what another process may read of it
                `check_uuid`, whether it is this log's; `put_in_place`, a store made elsewhere gets its name
 Its errors:    `StoreError` and what may be done about each, by name and exit code
 """
@@ -20,6 +21,7 @@ from .errors import (
 )
 from .layout import Meta
 from .memory import MemoryStore
+from .moment import Moment
 from .protocol import Put, StoreReader, StoreWriter
 from .snapshot import copy_store, head_of, put_in_place, uuid_of
 from .sqlite_file import check_uuid
@@ -29,6 +31,7 @@ from .verify import OnProgress, Report, verify
 __all__ = [
     "MemoryStore",
     "Meta",
+    "Moment",
     "OnProgress",
     "Put",
     "Report",
