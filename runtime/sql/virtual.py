@@ -23,7 +23,7 @@ _ALL_ROWS: Final = 1_000_000
 _NARROWED_BY: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column(Generic[T]):
     """`type`: TEXT, INTEGER, BOOLEAN (0 or 1)."""
 
@@ -32,7 +32,7 @@ class Column(Generic[T]):
     of: Callable[[T], Value]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table(Generic[T]):
     name: str
     columns: list[Column[T]]
