@@ -5,7 +5,7 @@
     k  service NUL key NUL handler NUL idempotency key    the id that it names
     w  awakeable id                                       whose it is: id, command
     c  service NUL key NUL field NUL entry                one entry of a Map or List: JSON
-    s  id NUL number                                      one item of a stream: JSON
+    y  id NUL number                                      one item of a stream: JSON
     d  time, id                                           the agenda: what is open and due then; 0: at once
     e  family NUL time, id                                what has ended and is retained, by the time of its end
     x  time, service NUL key                              an idle object that is forgotten then
@@ -72,7 +72,7 @@ def entries_range(service: str, key: str, field: str) -> tuple[bytes, bytes]:
 
 
 def item_row(id: str, number: int) -> bytes:
-    return b"s%b\0%b" % (id.encode(errors="surrogatepass"), number.to_bytes(4))
+    return b"y%b\0%b" % (id.encode(errors="surrogatepass"), number.to_bytes(4))
 
 
 def pack_owner(id: str, command: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from perdure.objects import VirtualObject, handler, shared
+from perdure.objects import List, Map, VirtualObject, handler, shared
 
 
 class Waiter(VirtualObject):
@@ -24,3 +24,30 @@ class Waiter(VirtualObject):
     @shared
     async def look(self) -> tuple[str, int]:
         return self.awakeable, self.woken
+
+
+class Shelf(VirtualObject):
+    lines: List[str]
+    names: Map[str, int]
+
+    @handler
+    async def fill(self, until: int) -> int:
+        """A turn's worth of entries, up to so many."""
+        for number in range(len(self.lines), min(until, len(self.lines) + 5_000)):
+            self.lines.append(f"line {number}")
+            self.names[f"name {number}"] = number
+        return len(self.lines)
+
+    @handler
+    async def append(self) -> int:
+        self.lines.append("one more")
+        return len(self.lines)
+
+    @handler
+    async def put(self, name: str) -> int:
+        self.names[name] = self.names[name] + 1
+        return self.names[name]
+
+    @shared
+    async def get(self, name: str) -> int:
+        return self.names[name]

@@ -8,6 +8,7 @@
 `disk`     many requests to 1,000 keys, and what stays of them on the disk
 `waiting`  handlers suspended on awakeables and on sleeps, SIGKILL, and each wakes
 `latency`  64 connections with and without checkpoints, in turn
+`entries`  an append to a List, a change and a read of a Map, when they are small and when they are large
 
 wrk and the server share the machine.  It exits with 0 also when an aim is missed: how fast a machine is, is no test.
 """
@@ -29,6 +30,7 @@ import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 from threading import Event, Thread
 
 import aiohttp
@@ -36,6 +38,8 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from perdure.journal import verify
+from perdure.journal.offline import OfflineReader
 from tests.benchmarks.bench import HERE, ROOT, Load
 
 TARGETS = ("examples/counter.py", "tests/benchmarks/store_objects.py")
@@ -44,6 +48,7 @@ HISTORY_OBJECTS, HISTORY_TIMES = 10_000, 100
 ADDS, ADD_KEYS = 10_000_000, 1_000
 WAITING = 100_000
 LATENCY_REQUESTS, LATENCY_ROUNDS = 60_000, 3
+ENTRIES_FEW, ENTRIES_MANY, ENTRY_REQUESTS = 1_000, 1_000_000, 1_000
 NO_CHECKPOINTS = "checkpoint_records_max = 1_000_000_000\ncheckpoint_changes_max = 1_000_000_000\n"
 
 MIB = 1024 * 1024
@@ -281,12 +286,58 @@ def latency(directory: Path, scale: float) -> None:
     )
 
 
+def entries(directory: Path, scale: float) -> None:
+    for count in (ENTRIES_FEW, round(ENTRIES_MANY * scale)):
+        with serving(directory, "entries") as server:
+            while _asked(server, "fill", count) < count:
+                pass
+            server.kill()
+            server.start()
+            names = Random(1).choices(range(count), k=ENTRY_REQUESTS)
+            for handler in ("append", "put", "get"):
+                seconds: list[float] = []
+                before = _records(server)
+                for name in names:
+                    began = time.perf_counter()
+                    _asked(server, handler, *([] if handler == "append" else [f"name {name}"]))
+                    seconds.append(time.perf_counter() - began)
+                p50, p99 = statistics.median(seconds) * 1e3, statistics.quantiles(seconds, n=100)[98] * 1e3
+                last = _last_records(server, _records(server) - before)
+                tell(
+                    None,
+                    f"{count:,} entries, {handler}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, "
+                    f"{sum(map(len, last)) / ENTRY_REQUESTS:.0f} bytes of journal each",
+                )
+            tell(None, f"{count:,} entries: at most {server.peak_mib:.0f} MiB of memory")
+
+
+def _asked(server: Server, handler: str, *arguments: object) -> int:
+    [body] = [json.dumps(argument).encode() for argument in arguments] or [b""]
+    request = urllib.request.Request(f"{server.url}/Shelf/one/{handler}", body, method="POST")
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return int(response.read())
+
+
+def _records(server: Server) -> int:
+    """How many there were so far, those included that were trimmed since."""
+    return asyncio.run(verify(server.data_dir)).next_lsn - 1
+
+
+def _last_records(server: Server, count: int) -> list[bytes]:
+    async def read() -> list[bytes]:
+        reader = OfflineReader(server.data_dir)
+        return [record async for frame in reader.frames() for _, record in frame.records()]
+
+    return asyncio.run(read())[-count:] if count else []
+
+
 PARTS: dict[str, Callable[[Path, float], None]] = {
     "memory": memory_and_start,
     "start": history,
     "disk": disk,
     "waiting": waiting,
     "latency": latency,
+    "entries": entries,
 }
 
 
