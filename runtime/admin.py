@@ -7,6 +7,7 @@
     PATCH /invocations/{id}/kill | resume | purge           200
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
+    /schedules …                                            see admin_schedules.py
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
@@ -21,12 +22,14 @@ import hmac
 import ipaddress
 import re
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import hdrs, web
 
+from . import admin_schedules
 from .admission import Refused
 from .engine import Engine
 from .http_limits import Connection, ConnectionLimits
@@ -42,7 +45,9 @@ _BODY_BYTES_MAX = 64 * 1024
 _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
-_FORMS = f"/health, /version, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
+_FORMS = (
+    f"/health, /version, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, {admin_schedules.FORMS}"
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -90,6 +95,9 @@ class Admin(HttpServer):
             # What is asked stands in the path; a body is read, so that the connection can go on, and that is all.
             await self.read(request, request.content, connection)
             return await self._act(parts[2], _id(parts[1]))
+        if parts[0] == "schedules":
+            read = partial(self.read, request, request.content, connection)
+            return await admin_schedules.answer(self._engine, request, parts[1:], read)
         raise Refused(404, f"there is {_FORMS}")
 
     async def _describe(self, id: str) -> Reply:
