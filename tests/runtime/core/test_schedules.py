@@ -51,7 +51,7 @@ class Clerk(VirtualObject):
         ]
     )
     async def note(self) -> None:
-        self.heard.append((self.ctx.invocation.headers or {})[TICK_HEADER])
+        self.heard.append(self.ctx.invocation.headers[TICK_HEADER])
 
     @shared
     async def all(self) -> list[str]:
@@ -66,7 +66,7 @@ def clerk(*schedules: Schedule) -> type:
 
         @handler(schedules=schedules)
         async def note(self) -> None:
-            self.heard.append((self.ctx.invocation.headers or {})[TICK_HEADER][:16])
+            self.heard.append(self.ctx.invocation.headers[TICK_HEADER][:16])
 
     return Job
 
@@ -332,7 +332,7 @@ def nothing_happened() -> None:
 
 
 async def take_a_while(ctx: Context) -> None:
-    minute = (ctx.invocation.headers or {})[TICK_HEADER][14:16]
+    minute = ctx.invocation.headers[TICK_HEADER][14:16]
     EVENTS.append(f"begin {minute}")
     try:
         await ctx.sleep(100)
