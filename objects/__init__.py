@@ -25,6 +25,7 @@ from .ids import InvalidKey
 from .migrations import OldState
 from .retries import RetryPolicy
 from .sagas import Saga
+from .schedules import Schedule, cron, every
 from .steps import StepContext, current_step, step
 from .virtual_object import Service, VirtualObject, Workflow
 
@@ -56,6 +57,10 @@ __all__ = [  # noqa: RUF022  (grouped)
     "StepContext",
     # How often
     "RetryPolicy",
+    # When by itself
+    "cron",
+    "every",
+    "Schedule",
     # Outcomes and mistakes
     "TerminalError",
     "DeadlockError",

@@ -20,6 +20,7 @@ from . import annotations as hints
 from .collections import CollectionField, is_collection
 from .errors import DefinitionError
 from .handlers import Handler
+from .schedules import ScheduleDefinition, schedule_of
 from .signatures import HandlerDefinition
 from .source_check import check_assignments
 from .state import Field, FieldDescriptor, State
@@ -53,7 +54,7 @@ class ServiceDefinition:
 
     `handlers` by wire name, `attributes` the same by attribute name, `promises` the declared promises' types,
     `collections` the fields that are a List or a Map. `version` is that of the form of its state, `migrates` whether it
-    has a `migrate` for what older versions stored.
+    has a `migrate` for what older versions stored, `schedules` by id.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class ServiceDefinition:
         "name",
         "promises",
         "retry",
+        "schedules",
         "version",
     )
 
@@ -86,6 +88,7 @@ class ServiceDefinition:
         fields: dict[str, Field],
         collections: dict[str, CollectionField],
         promises: dict[str, Any],
+        schedules: dict[str, ScheduleDefinition],
     ) -> None:
         self.name = name
         self.cls = cls
@@ -100,6 +103,7 @@ class ServiceDefinition:
         self.lifetimes = lifetimes
         self.version = version
         self.migrates = migrates
+        self.schedules = schedules
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} {self.name}>"
@@ -256,6 +260,7 @@ def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> Ser
         fields=fields,
         collections=collections,
         promises=promises,
+        schedules=_schedules(cls, attributes),
     )
 
 
@@ -423,6 +428,23 @@ def _refuse_wrong_kind(cls: Any, attributes: Mapping[str, HandlerDefinition], st
             if handler.exclusive != (attribute == "run"):
                 must = "is its one @handler" if attribute == "run" else "runs beside `run`: make it @shared"
                 raise DefinitionError(f"{cls.__qualname__}.{attribute}: in a Workflow it {must}")
+
+
+def _schedules(cls: Any, attributes: Mapping[str, HandlerDefinition]) -> dict[str, ScheduleDefinition]:
+    found: dict[str, ScheduleDefinition] = {}
+    for attribute, handler, _ in _handlers(cls):
+        where = f"{cls.__qualname__}.{attribute}"
+        if handler.options.schedules and cls._perdure_kind is Kind.WORKFLOW:
+            raise DefinitionError(f"{where}: a Workflow runs once for each key; schedule a Service that calls it")
+        for schedule in handler.options.schedules:
+            keyed = cls._perdure_kind is not Kind.SERVICE
+            made = schedule_of(
+                schedule, where, cls._perdure_name, attributes[attribute], keyed=keyed, is_name=_NAME.fullmatch
+            )
+            if made.id in found:
+                raise DefinitionError(f"{where}: two schedules are named {made.id}; give one another name=")
+            found[made.id] = made
+    return found
 
 
 def _migrates(cls: Any) -> bool:

@@ -11,7 +11,7 @@ coroutines are `Coroutine[object, None, T]` because with Any in it `asyncio.gath
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeGuard, TypeVar, overload
 
@@ -19,6 +19,7 @@ from .durations import optional_seconds_of
 from .errors import DefinitionError
 from .ids import validate_idempotency_key
 from .retries import RetryPolicy
+from .schedules import Schedule
 
 if TYPE_CHECKING:
     from .context import Handle
@@ -60,10 +61,15 @@ class BoundHandler(Generic[F_co]):
 class Options:
     """What a decorator was given."""
 
-    __slots__ = ("name", "public", "retry", "timeout_seconds")
+    __slots__ = ("name", "public", "retry", "schedules", "timeout_seconds")
 
     def __init__(
-        self, name: str | None, public: bool, retry: RetryPolicy | None, timeout: float | timedelta | None
+        self,
+        name: str | None,
+        public: bool,
+        retry: RetryPolicy | None,
+        timeout: float | timedelta | None,
+        schedules: Iterable[Schedule] = (),
     ) -> None:
         if retry is not None and not isinstance(retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"@handler(retry={retry!r}): give a RetryPolicy")
@@ -71,6 +77,9 @@ class Options:
         self.public = public
         self.retry = retry
         self.timeout_seconds = optional_seconds_of(timeout, "@handler(timeout=…)")
+        if isinstance(schedules, Schedule) or not isinstance(schedules, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"@handler(schedules={schedules!r}): give a list of cron(…) and every(…)")
+        self.schedules: tuple[Schedule, ...] = tuple(schedules)  # each is looked at when the class is defined
 
 
 _DEFAULTS = Options(None, True, None, None)
@@ -184,6 +193,7 @@ def handler(
     public: bool = True,
     retry: RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    schedules: Iterable[Schedule] = (),
 ) -> HandlerDecorator: ...
 def handler(
     fn: Callable[..., Any] | None = None,
@@ -193,15 +203,17 @@ def handler(
     public: bool = True,
     retry: RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    schedules: Iterable[Schedule] = (),
 ) -> Handler[Any] | HandlerDecorator:
     """A method that can be called from outside: `async def`, or an async generator (a stream).
 
     On an object it is exclusive: one at a time for each key, in order of arrival.
     `name` is its name in paths, `public=False` keeps it from the HTTP ingress, `timeout` is seconds or a timedelta.
+    `schedules` are cron expressions and intervals at which it is called by itself: see `cron` and `every`.
     """
     if fn is not None:
         return Handler(fn, _DEFAULTS, shared=False)
-    return HandlerDecorator(Options(name, public, retry, timeout), shared=False)
+    return HandlerDecorator(Options(name, public, retry, timeout, schedules), shared=False)
 
 
 @overload

@@ -8,6 +8,7 @@
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
     POST  /query                                            SQL: see `sql/queries.py`
+    /schedules …                                            see admin_schedules.py
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
@@ -21,13 +22,16 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import hdrs, web
 
+from . import admin_schedules
 from .admission import Refused
 from .engine import Engine
 from .http_limits import Connection, ConnectionLimits
@@ -37,6 +41,11 @@ from .http_server import HttpServer, origin_form, require_method
 from .operations import InvocationView
 from .sql import Queries
 
+Read = Callable[[], Awaitable[bytes]]
+"""Takes in the request's body."""
+Area = Callable[[list[str], web.BaseRequest, Read], Awaitable[Reply]]
+"""Answers what begins with one word: the parts of the path behind it, still encoded.  Raises Refused."""
+
 CONNECTIONS_MAX = 64
 """Operators and their dashboards; they come out of the descriptors reserved beside the ingress's."""
 
@@ -44,7 +53,10 @@ _BODY_BYTES_MAX = 64 * 1024
 _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
-_FORMS = f"/health, /version, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
+_FORMS = (
+    f"/health, /version, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
+    f"{admin_schedules.FORMS}"
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -68,7 +80,12 @@ class Admin(HttpServer):
         self._engine = engine
         self._token = token
         self._queries = Queries(engine)
-        self._version = msgspec.json.encode({"version": metadata.version("perdure")})
+        self._areas: dict[str, Area] = {
+            "version": self._version,
+            "query": self._query,
+            "invocations": self._invocations,
+            "schedules": self._schedules,
+        }
 
     async def caught_up(self) -> None:
         await self._engine.caught_up()
@@ -86,22 +103,36 @@ class Admin(HttpServer):
         if not self._allowed(request):
             message = "this needs the token of --admin-token-file, as `Authorization: Bearer …`"
             return error_reply(401, message, fields="www-authenticate: Bearer\r\n", source=self.source)
-        if parts == ["version"]:
+        area = self._areas.get(parts[0])
+        if area is None:
+            raise Refused(404, f"there is {_FORMS}")
+        return await area(parts[1:], request, partial(self.read, request, request.content, connection))
+
+    async def _version(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if rest:
+            raise Refused(404, f"there is {_FORMS}")
+        require_method(request, "GET")
+        return Reply(200, msgspec.json.encode({"version": metadata.version("perdure")}))
+
+    async def _query(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if rest:
+            raise Refused(404, f"there is {_FORMS}")
+        require_method(request, "POST")
+        self._queries.refuse_other_types(request)
+        return await self._queries.answer(request, await read())
+
+    async def _invocations(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if len(rest) == 1:
             require_method(request, "GET")
-            return Reply(200, self._version)
-        if parts == ["query"]:
-            require_method(request, "POST")
-            self._queries.refuse_other_types(request)
-            return await self._queries.answer(request, await self.read(request, request.content, connection))
-        if parts[0] == "invocations" and len(parts) == 2:
-            require_method(request, "GET")
-            return await self._describe(_id(parts[1]))
-        if parts[0] == "invocations" and len(parts) == 3 and parts[2] in _ACTIONS:
+            return await self._describe(_id(rest[0]))
+        if len(rest) == 2 and rest[1] in _ACTIONS:
             require_method(request, "PATCH")
-            # What is asked stands in the path; a body is read, so that the connection can go on, and that is all.
-            await self.read(request, request.content, connection)
-            return await self._act(parts[2], _id(parts[1]))
+            await read()  # what is asked stands in the path; a body is read, so that the connection can go on
+            return await self._act(rest[1], _id(rest[0]))
         raise Refused(404, f"there is {_FORMS}")
+
+    async def _schedules(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        return await admin_schedules.answer(self._engine, request, rest, read)
 
     async def _describe(self, id: str) -> Reply:
         view = self._engine.operations.describe(id)

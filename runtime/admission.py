@@ -24,6 +24,10 @@ from .settings import Settings
 _REQUEST_BYTES_MAX: Final = RECORD_BYTES_MAX - 64 * 1024
 """What fits a record with all that stands beside it: a read too may turn out to need one."""
 
+HEADROOM_BYTES: Final = 1024 * 1024
+"""A new invocation is refused while there is room for its record but not for this much more: what has been accepted
+must be able to end."""
+
 
 class Refused(Exception):
     """A request that was not accepted: nothing was recorded.  `status` is the HTTP status."""

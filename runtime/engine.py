@@ -8,6 +8,7 @@ It puts the parts together and takes what comes from outside; everything runs on
     driver      turns, in slices
     alarms      what time brings
     retention   what time takes away
+    schedules   what is called because it is time
     operations  what operators do
 """
 
@@ -18,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Final
 
 import structlog
 
@@ -26,7 +26,7 @@ from perdure.journal import Journal, JournalError, JournalFull, RecordTooLarge
 from perdure.objects.definitions import HandlerDefinition, Kind, ServiceDefinition
 
 from . import identity
-from .admission import Admission, Refused, Request
+from .admission import HEADROOM_BYTES, Admission, Refused, Request
 from .alarms import Alarms
 from .checkpoints import Checkpoints
 from .clock import Clock
@@ -41,15 +41,13 @@ from .records import Invoked, Outcome
 from .recovery import recover
 from .registry import Registry
 from .retention import Retention
+from .schedule_operations import ScheduleOperations
+from .schedules import Schedules
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
 from .store import Store, StoreError, StoreWriter
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
-
-# A new invocation is refused while there is room for its record but not for this much more: what has been accepted
-# must be able to end.
-_HEADROOM_BYTES: Final = 1024 * 1024
 
 
 class Submission:
@@ -111,6 +109,8 @@ class Engine:
         self._alarms = Alarms(self._ledger, clock, self._driver.schedule)
         self._admission = Admission(registry, self.kernel, settings)
         self.operations = Operations(self._ledger, self._driver, clock, self._known)
+        self._schedules = Schedules(self._ledger, clock, registry, self._admission, entropy, self._driver.schedule)
+        self.schedules = ScheduleOperations(self._schedules, self._ledger, self._driver, clock)
         self._checkpoints: Checkpoints | None = None
         if store is not None:
             self._checkpoints = Checkpoints(self._ledger, journal, store, clock, settings, self._driver.may_leave)
@@ -149,12 +149,14 @@ class Engine:
         engine._mark_alive()
         engine._alarms.begin()
         engine._retention.begin()
+        engine._schedules.begin()
         engine._driver.begin()
         return engine
 
     async def drain(self, grace_seconds: float) -> None:
         """Takes no new request, and waits for answers in flight and running steps, at most `grace_seconds` each."""
         self._draining = True
+        self._schedules.stop()
         self._driver.schedule()
         waiting = self._ledger.watched()
         if waiting and not self._stopped:
@@ -178,11 +180,14 @@ class Engine:
     async def settled(self) -> None:
         """Done when nothing is left to do before the next timer or message from outside, steps included."""
         while not self._stopped:
-            if steps := self._driver.running_steps():
+            if steps := self.running_steps():
                 await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
             elif self._driver.idle and self._ledger.quiet:
                 return
             await asyncio.sleep(0)
+
+    def running_steps(self) -> list[asyncio.Task[None]]:
+        return self._driver.running_steps()
 
     def evict(self, id: str) -> None:
         """Drops a suspended handler's coroutine; it comes back by replay when it is needed."""
@@ -210,6 +215,7 @@ class Engine:
             self._beat.cancel()
         self._alarms.stop()
         self._retention.stop()
+        self._schedules.stop()
         self._driver.stop()
         if self._checkpoints is not None:
             self._checkpoints.stop()
@@ -332,7 +338,7 @@ class Engine:
 
     def _accept(self, record: Invoked) -> None:
         try:
-            self._ledger.commit(record, _HEADROOM_BYTES)
+            self._ledger.commit(record, HEADROOM_BYTES)
         except JournalFull:
             raise Refused(507, "the disk is full: nothing was recorded; what was accepted goes on", 5) from None
         except RecordTooLarge as error:

@@ -1,4 +1,4 @@
-"""What the kernel remembers of one invocation, of one object, and of all of them.
+"""What the kernel remembers of one invocation, of one object, of one schedule, and of all of them.
 
 Plain data: only `apply` (kernel.py) changes it, and rows.py makes bytes of it.
 """
@@ -238,6 +238,21 @@ class ObjectEntry(Struct, omit_defaults=True):
     @property
     def blank(self) -> bool:
         return self.idle and not self.fields and not self.promises and not self.lengths and self.expires is None
+
+
+class ScheduleState(Struct, frozen=True, omit_defaults=True):
+    """What is known of a schedule beside its declaration.
+
+    `ticks`: as they were when it was planned; those up to `after` are done with, whatever became of them.
+    `invocation`: the last that it made, and `fired_at` when; `skipped`: the last tick that was left out.
+    """
+
+    ticks: str
+    after: int
+    paused: bool = False
+    invocation: str | None = None
+    fired_at: int | None = None
+    skipped: int | None = None
 
 
 class Counts(Struct, omit_defaults=True):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, ClassVar, Final
 
+from msgspec.structs import replace
+
 from perdure.objects.entry_keys import tag_of
 from perdure.objects.errors import Failure
 
@@ -28,6 +30,7 @@ from .invocations import (
     Invocation,
     ObjectEntry,
     PromiseState,
+    ScheduleState,
     Status,
     StepState,
 )
@@ -54,6 +57,7 @@ from .records import (
     Outcome,
     Paused,
     PeekPromise,
+    Planned,
     Purged,
     PutBack,
     Receive,
@@ -65,8 +69,10 @@ from .records import (
     Signal,
     Signalled,
     Success,
+    Ticked,
     Timer,
     Turn,
+    Unplanned,
     Yield,
 )
 from .store import StoreWriter
@@ -152,6 +158,10 @@ class Kernel:
         owner, command = rows.unpack_owner(row)
         invocation = self.find(owner)
         return None if invocation is None else (invocation, command)
+
+    def schedule(self, id: str) -> ScheduleState | None:
+        row = self._rows.get(rows.schedule_row(id))
+        return None if row is None else rows.unpack_schedule(row)
 
     def first_ended(self, family: str, limit: int) -> list[tuple[int, str]]:
         """The first of what is retained of a family, wherever it is: when it ended, and its id."""
@@ -340,6 +350,31 @@ class Kernel:
             self._objects.change(key)
             self._stay(key, entry)
             self._remove(key, entry)
+
+    def _planned(self, record: Planned) -> None:
+        new = ScheduleState(record.ticks, record.after, record.paused)
+        before = self.schedule(record.schedule)
+        if before is not None:
+            new = replace(before, ticks=record.ticks, after=record.after, paused=record.paused)
+        self._rows.put(rows.schedule_row(record.schedule), rows.pack_schedule(new))
+
+    def _ticked(self, record: Ticked) -> None:
+        state = self.schedule(record.schedule)
+        if state is None:
+            raise KeyError(record.schedule)
+        if record.cancels is not None and (last := self._invocations.change(record.cancels)) is not None:
+            self._cancel(last, record.at)
+        if record.tick is not None:
+            state = replace(state, after=record.tick)
+        if record.invoked is not None:
+            self._invoked(record.invoked)
+            state = replace(state, invocation=record.invoked.id, fired_at=record.at)
+        else:
+            state = replace(state, skipped=record.tick)
+        self._rows.put(rows.schedule_row(record.schedule), rows.pack_schedule(state))
+
+    def _unplanned(self, record: Unplanned) -> None:
+        self._rows.put(rows.schedule_row(record.schedule), None)
 
     # --- the commands of a turn -----------------------------------------------------------------------------------
 
@@ -860,6 +895,9 @@ class Kernel:
         Resumed: _resumed,
         Purged: _purged,
         Expired: _expired,
+        Planned: _planned,
+        Ticked: _ticked,
+        Unplanned: _unplanned,
     }
 
     _COMMAND: ClassVar[dict[type[Any], Callable[[Kernel, Invocation, Any, int], None]]] = {

@@ -93,7 +93,7 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return _payload(value)
     if isinstance(value, msgspec.Struct):
-        return {type(value).__name__: _fields(value)}
+        return {type(value).__name__: _fields(value, _NOT_AMONG_THE_FIELDS)}
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in cast(dict[str, object], value).items()}
     if isinstance(value, list | tuple):

@@ -358,6 +358,40 @@ class Expired(Struct, frozen=True, array_like=True, tag=13, gc=False):
     key: str
 
 
+class Planned(Struct, frozen=True, array_like=True, tag=14, gc=False):
+    """A schedule is new, has other ticks than before, or was paused or resumed by an operator.
+
+    `ticks`: which they are (objects/schedules.py `text`); those up to the time `after` are done with.
+    """
+
+    at: int
+    schedule: str
+    ticks: str
+    after: int
+    paused: bool = False
+
+
+class Ticked(Struct, frozen=True, array_like=True, tag=15, gc=False):
+    """A tick of a schedule, and the invocation that it made: both or neither.
+
+    `tick` None: somebody asked for it, and no tick is done with.  `invoked` None: this one is left out.
+    `cancels`: the invocation of the tick before, which is asked to end.
+    """
+
+    at: int
+    schedule: str
+    tick: int | None
+    invoked: Invoked | None = None
+    cancels: str | None = None
+
+
+class Unplanned(Struct, frozen=True, array_like=True, tag=16, gc=False):
+    """A schedule stands in the code no more."""
+
+    at: int
+    schedule: str
+
+
 Record: TypeAlias = (
     Invoked
     | Due
@@ -372,6 +406,9 @@ Record: TypeAlias = (
     | Resumed
     | Purged
     | Expired
+    | Planned
+    | Ticked
+    | Unplanned
 )
 
 _encoder = msgspec.msgpack.Encoder()

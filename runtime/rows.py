@@ -9,6 +9,7 @@
     d  time, id                                           the agenda: what is open and due then; 0: at once
     e  family NUL time, id                                what has ended and is retained, by the time of its end
     x  time, service NUL key                              an idle object that is forgotten then
+    s  id                                                 a schedule
 
 Names and keys have no control characters, so NUL separates.  Times are microseconds since the Unix epoch, 8 bytes,
 big-endian, so that rows lie in their order.  A value is one byte of version and MessagePack.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .invocations import Counts, Invocation, ObjectEntry, Status
+from .invocations import Counts, Invocation, ObjectEntry, ScheduleState, Status
 from .store import Put
 
 ROW_VERSION = b"\x01"
@@ -27,10 +28,12 @@ _SLOT_BITS = 30
 
 DUE = b"d"
 EXPIRY = b"x"
+SCHEDULE = b"s"
 _encode = msgspec.msgpack.Encoder().encode
 _entry_of = msgspec.msgpack.Decoder(ObjectEntry).decode
 _invocation_of = msgspec.msgpack.Decoder(Invocation).decode
 _counts_of = msgspec.msgpack.Decoder(Counts).decode
+_schedule_of = msgspec.msgpack.Decoder(ScheduleState).decode
 _owner_of = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
@@ -58,6 +61,14 @@ def idempotency_row(service: str, key: str, handler: str, idempotency_key: str) 
 
 def awakeable_row(id: str) -> bytes:
     return b"w" + id.encode(errors="surrogatepass")
+
+
+def schedule_row(id: str) -> bytes:
+    return SCHEDULE + id.encode(errors="surrogatepass")
+
+
+def schedule_id(row: bytes) -> str:
+    return row[len(SCHEDULE) :].decode(errors="surrogatepass")
 
 
 def entries_prefix(service: str, key: str, field: str) -> bytes:
@@ -110,6 +121,14 @@ def pack_counts(counts: Counts) -> bytes:
 
 def unpack_counts(value: bytes) -> Counts:
     return _counts_of(_body(value))
+
+
+def pack_schedule(state: ScheduleState) -> bytes:
+    return ROW_VERSION + _encode(state)
+
+
+def unpack_schedule(value: bytes) -> ScheduleState:
+    return _schedule_of(_body(value))
 
 
 def _body(value: bytes) -> memoryview:

@@ -372,6 +372,12 @@ class WorkingSet:
         found = self._first(rows.EXPIRY, rows.expiry_time(_FOREVER), 1)
         return rows.at_and_id(found[0], rows.EXPIRY)[0] if found else None
 
+    def schedules(self) -> list[str]:
+        """The ids of all of them: for a start, since it looks at everything that has changed."""
+        begin, end = rows.SCHEDULE, rows.SCHEDULE + b"\xff"
+        found = {*self._scan(begin, end, _ALL), *self.rows.frozen, *self.rows.changed}
+        return sorted(rows.schedule_id(row) for row in found if begin < row < end and not self.rows.hides(row))
+
     def stored_invocations(self) -> Iterator[Invocation]:
         """Every one that the store holds, as it holds it; for tools that look at a store nobody writes."""
         begin, end = b"i", b"j"

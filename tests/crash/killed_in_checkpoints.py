@@ -316,7 +316,7 @@ def kill_at(files: str, phase: str, call: str, k: int, life: Path) -> dict[str, 
 def main(files: str, phase: str, moments_max: int, directory: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     setattr(data_dir, "Log", SmallLog)  # noqa: B010  # a module's name, which type checkers guard
-    setattr(engine, "_HEADROOM_BYTES", 1024)  # noqa: B010  # of a megabyte there would be a hundred segments
+    setattr(engine, "HEADROOM_BYTES", 1024)  # noqa: B010  # of a megabyte there would be a hundred segments
     every = moments(files, phase, directory)
     for call, k in some_of(every, moments_max):
         life = new_life(directory / f"{call}-{k}")

@@ -115,7 +115,7 @@ def kill_at(call: str, k: int, life: Path) -> dict[str, Any]:
 def main(moments_max: int, directory: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     setattr(data_dir, "Log", SmallLog)  # noqa: B010  # a module's name, which type checkers guard
-    setattr(engine, "_HEADROOM_BYTES", 1024)  # noqa: B010
+    setattr(engine, "HEADROOM_BYTES", 1024)  # noqa: B010
     setattr(recovery, "_TIDY_EVERY", 32)  # noqa: B010  # so that there are several commits
     setattr(store_commands, "Settings", lambda: TINY)  # noqa: B010
     base = directory / "base"

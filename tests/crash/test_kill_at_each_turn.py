@@ -283,11 +283,14 @@ def dropper(life: World, at: Sequence[int]) -> Callable[[], None]:
     return drop
 
 
+OF_A_SCHEDULE = records.Planned | records.Ticked | records.Unplanned
+
+
 def by_invocation(synced: Sequence[bytes]) -> dict[str, list[bytes]]:
     """A replay takes its time, so that another invocation's turn may come before."""
     grouped: dict[str, list[bytes]] = {}
     for data in synced:
         record = records.decode(data)
-        assert not isinstance(record, records.Purged | records.Expired)
+        assert not isinstance(record, records.Purged | records.Expired | OF_A_SCHEDULE)
         grouped.setdefault(record.id, []).append(data)
     return grouped

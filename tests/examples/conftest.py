@@ -189,16 +189,18 @@ async def _ask_with_curl(arguments: list[str]) -> tuple[int, str]:
 
 async def _ask_with_aiohttp(arguments: list[str]) -> tuple[int, str]:
     """What curl would send, for machines whose curl is older than --json (7.82), or missing."""
-    url, body = arguments[0], None
+    url, body, method = arguments[0], None, None
     headers: dict[str, str] = {}
     for option, value in zip(arguments[1::2], arguments[2::2], strict=True):
         if option == "-H":
             name, _, header = value.partition(":")
             headers[name] = header.strip()
+        elif option == "-X":
+            method = value
         else:
             assert option == "--json"
             body = value
-    method = "GET" if body is None else "POST"
+    method = method or ("GET" if body is None else "POST")
     async with (
         aiohttp.ClientSession() as session,
         session.request(method, f"http://{url}", data=body, headers=headers) as response,

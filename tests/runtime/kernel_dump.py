@@ -48,8 +48,9 @@ def dump(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-_KINDS = (b"c", b"k", b"w")
-"""Of the small rows: entries of Lists and Maps, idempotency keys, awakeables.  The others follow from the rest."""
+_KINDS = (b"c", b"k", b"s", b"w")
+"""Of the small rows: entries of Lists and Maps, idempotency keys, schedules, awakeables.  The others
+follow from the rest."""
 
 _PASSING = ("in_ready_queue", "agenda", "frozen_at")
 """What doesn't outlive the moment."""

@@ -137,7 +137,7 @@ async def test_all_that_was_acknowledged_before_is_in_a_backup_made_under_load(
     """Checkpoints are made, segments trimmed and used again meanwhile: each backup is whole, and of one moment."""
     small = LogOptions(segment_bytes=256 * 1024)
     monkeypatch.setattr(Log, "open", partial(Log.open, options=small))
-    monkeypatch.setattr("perdure.runtime.engine._HEADROOM_BYTES", 1024)
+    monkeypatch.setattr("perdure.runtime.engine.HEADROOM_BYTES", 1024)
     acknowledged = dict.fromkeys(KEYS, -1)
     copies = 0
 

@@ -359,6 +359,15 @@ def _failing_syncs(pid: int) -> Generator[None]:
         tracer.stderr.close()
 
 
+SCHEDULED = """
+from perdure.objects import Service, cron, every, handler
+
+class Job(Service):
+    @handler(schedules=[{}])
+    async def work(self) -> None: ...
+"""
+
+
 # --- refused --------------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +383,9 @@ def _failing_syncs(pid: int) -> Generator[None]:
         ("from perdure.objects import VirtualObject\nclass Mute(VirtualObject): pass", "no handlers"),
         (COUNTER.replace("value: int = 0", "value: int = 0\n    odd: complex = 1j"), "odd"),
         (COUNTER.replace("self.value +=", "self.valu +="), "valu"),
+        (SCHEDULED.format("cron('61 * * * *')"), "Job.work: cron('61 * * * *', timezone='UTC'): the minute can't be"),
+        (SCHEDULED.format("cron('0 * * * *', timezone='Mars')"), "Job.work: cron('0 * * * *', timezone='Mars'): there"),
+        (SCHEDULED.format("every(0)"), "Job.work: every(0): give a second or more"),
     ],
 )
 def test_a_target_that_cannot_be_served(tmp_path: Path, source: str, named: str) -> None:

@@ -43,7 +43,7 @@ async def append_to_small_segments(directory: Path, values: range) -> None:
     """The same with a journal whose first segments are soon gone."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(data_dir, "Log", SmallLog)
-        patched.setattr("perdure.runtime.engine._HEADROOM_BYTES", 1024)
+        patched.setattr("perdure.runtime.engine.HEADROOM_BYTES", 1024)
         await append_in_process(directory, values)
 
 

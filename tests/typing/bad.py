@@ -17,6 +17,8 @@ from perdure.objects import (
     Service,
     VirtualObject,
     Workflow,
+    cron,
+    every,
     handler,
     shared,
     step,
@@ -36,6 +38,24 @@ class Sync(VirtualObject):
     @handler(retries=3)  # E unknown option
     async def bad3(self) -> int:
         return 1
+
+    @handler(schedules=every(60, key="a"))  # E a schedule alone
+    async def bad4(self) -> None: ...
+
+    @handler(schedules=["0 9 * * *"])  # E an expression alone
+    async def bad5(self) -> None: ...
+
+    @handler(schedules=[cron("0 9 * * *", overlap="wait")])  # E no such policy
+    async def bad6(self) -> None: ...
+
+    @handler(schedules=[every("1h", key="a")])  # E seconds or timedelta
+    async def bad7(self) -> None: ...
+
+    @handler(schedules=[every(60, key="a", args=("x",))])  # X its arguments are looked at when the class is defined
+    async def bad8(self, amount: int) -> None: ...
+
+    @shared(schedules=[every(60, key="a")])  # E shared handlers have none
+    async def bad9(self) -> None: ...
 
     @handler
     async def good(self, amount: int) -> int:

@@ -26,6 +26,8 @@ from perdure.objects import (
     TerminalError,
     VirtualObject,
     Workflow,
+    cron,
+    every,
     handler,
     shared,
     step,
@@ -60,6 +62,18 @@ class Account(VirtualObject):
         if amount > self.balance:
             raise TerminalError("insufficient", status=409, metadata={"balance": str(self.balance)})
         return await self.deposit(-amount)  # (c) plain
+
+    @handler(
+        schedules=[
+            cron("0 9 * * MON", timezone="Europe/Berlin", key="a", name="mondays", args=(5,), kwargs={"note": "x"}),
+            every(timedelta(hours=1), key="b", args=(1,), jitter=30, overlap="allow", catch_up="all", catch_up_max=5),
+        ],
+        public=False,
+    )
+    async def accrue(self, amount: int, *, note: str = "") -> int:
+        assert_type(await self.deposit(amount), int)
+        assert_type(await self.ctx.ref(Account, "b").accrue(1, note="y"), int)
+        return amount
 
     @handler()
     async def plain_self(self) -> None:

@@ -86,6 +86,12 @@ class World:
         await asyncio.wait([settled], timeout=PATIENCE_SECONDS)
         settled.cancel()
 
+    async def _while_steps_run(self, done: Callable[[], bool]) -> None:
+        """On a busy machine a thread may take longer than our patience: what is expected to end is waited for."""
+        async with asyncio.timeout(10):
+            while not done() and self.runtime.engine.running_steps():
+                await self.settle()
+
     async def advance(self, seconds: float) -> None:
         """Time passes; whatever is due on the way is done on the way."""
         until = self.clock.now_us() + round(seconds * 1e6)
@@ -119,6 +125,7 @@ class World:
     async def result(self, id: str) -> Any:
         """What it ended with; raises as its caller would see it.  AssertionError if it has not ended."""
         await self.settle()
+        await self._while_steps_run(lambda: self.invocation(id).ended)
         assert self.invocation(id).ended, f"it has not ended: {self.view(id)}"
         return await self.runtime.handle(id).attach()
 
@@ -126,6 +133,7 @@ class World:
         """The answer, which has to be there when nothing is left to do."""
         asked = asyncio.ensure_future(answer)
         await self.settle()
+        await self._while_steps_run(asked.done)
         assert asked.done(), "it has not ended"
         return asked.result()
 
