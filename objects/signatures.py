@@ -30,6 +30,7 @@ class HandlerDefinition:
     """A handler as the runtime runs it: `fn(instance, *args, **kwargs)`, with the codecs of its values.
 
     `name` is the wire name; `exclusive` is False for @shared and for every handler of a Service.
+    `input_type` is that of its wire form (None: it takes nothing), `input_optional` whether that may be left out.
     `encode_result` and `decode_result` are for one item if it is a stream.
     """
 
@@ -41,7 +42,10 @@ class HandlerDefinition:
         "encode_arguments",
         "exclusive",
         "fn",
+        "input_optional",
+        "input_type",
         "name",
+        "output_type",
         "public",
         "retry",
         "stream",
@@ -60,6 +64,8 @@ class HandlerDefinition:
         self.public = handler.options.public
         self.retry: RetryPolicy | None = handler.options.retry
         self.timeout_seconds = handler.options.timeout_seconds
+        self.input_type, self.input_optional = arguments.wire
+        self.output_type = result.type
         self.types: tuple[Any, ...] = (*arguments.types, result.type)
         self.encode_arguments: Callable[[tuple[Any, ...], dict[str, Any]], bytes] = arguments.encode
         """To the wire form; TypeError when they do not bind or do not fit their annotations."""
@@ -111,6 +117,11 @@ class Arguments:
         self.signature = signature
         self.types = types
 
+    @property
+    def wire(self) -> tuple[Any, bool]:
+        """The type of the JSON (None: there is none), and whether it may be left out."""
+        return None, True
+
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         raise NotImplementedError
 
@@ -154,6 +165,10 @@ class LoneArgument(Arguments):
         self.pack = codec.pack
         self.default = _Default.of(parameter, codec)
 
+    @property
+    def wire(self) -> tuple[Any, bool]:
+        return self.codec.type, self.default is not None
+
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         if kwargs or len(args) != 1:
             if not args and not kwargs and self.default is not None:
@@ -195,6 +210,10 @@ class NamedArguments(Arguments):
         }
         self.optional = not self.required
         self.codec = record
+
+    @property
+    def wire(self) -> tuple[Any, bool]:
+        return self.codec.type, self.optional
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         if not kwargs and len(args) == self.count == len(self.every):

@@ -8,6 +8,7 @@
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
     POST  /query                                            SQL: see `sql/queries.py`
+    /services …, /openapi                                   see admin_services.py
     /schedules …                                            see admin_schedules.py
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
@@ -31,7 +32,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import hdrs, web
 
-from . import admin_schedules
+from . import admin_schedules, admin_services
 from .admission import Refused
 from .engine import Engine
 from .http_limits import Connection, ConnectionLimits
@@ -49,13 +50,14 @@ Area = Callable[[list[str], web.BaseRequest, Read], Awaitable[Reply]]
 CONNECTIONS_MAX = 64
 """Operators and their dashboards; they come out of the descriptors reserved beside the ingress's."""
 
-_BODY_BYTES_MAX = 64 * 1024
+_BODY_BYTES_MAX = 4 * 1024 * 1024
+"""The state of an object is the largest that comes here."""
 _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
     f"/health, /version, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
-    f"{admin_schedules.FORMS}"
+    f"{admin_services.FORMS}, {admin_schedules.FORMS}"
 )
 
 
@@ -85,6 +87,8 @@ class Admin(HttpServer):
             "query": self._query,
             "invocations": self._invocations,
             "schedules": self._schedules,
+            "services": self._services,
+            "openapi": self._openapi,
         }
 
     async def caught_up(self) -> None:
@@ -130,6 +134,15 @@ class Admin(HttpServer):
             await read()  # what is asked stands in the path; a body is read, so that the connection can go on
             return await self._act(rest[1], _id(rest[0]))
         raise Refused(404, f"there is {_FORMS}")
+
+    async def _services(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        return await admin_services.answer(self._engine, request, rest, read)
+
+    async def _openapi(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if rest:
+            raise Refused(404, f"there is {_FORMS}")
+        require_method(request, "GET")
+        return admin_services.openapi(self._engine)
 
     async def _schedules(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         return await admin_schedules.answer(self._engine, request, rest, read)

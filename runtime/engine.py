@@ -45,6 +45,7 @@ from .schedule_operations import ScheduleOperations
 from .schedules import Schedules
 from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
+from .state_edits import StateEdits
 from .store import Store, StoreError, StoreWriter
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
@@ -109,6 +110,7 @@ class Engine:
         self._alarms = Alarms(self._ledger, clock, self._driver.schedule)
         self._admission = Admission(registry, self.kernel, settings)
         self.operations = Operations(self._ledger, self._driver, clock, self._known)
+        self.state = StateEdits(self.kernel, registry, clock, self.operations.commit)
         self._schedules = Schedules(self._ledger, clock, registry, self._admission, entropy, self._driver.schedule)
         self.schedules = ScheduleOperations(self._schedules, self._ledger, self._driver, clock)
         self._checkpoints: Checkpoints | None = None

@@ -49,6 +49,7 @@ from .records import (
     Complete,
     CompletePromise,
     Due,
+    Edited,
     Expired,
     Failed,
     Invoked,
@@ -375,6 +376,25 @@ class Kernel:
 
     def _unplanned(self, record: Unplanned) -> None:
         self._rows.put(rows.schedule_row(record.schedule), None)
+
+    def _edited(self, record: Edited) -> None:
+        key = (record.service, record.key)
+        entry = self._objects.change(key)
+        if entry is None:
+            entry = ObjectEntry()
+            self._objects.add(key, entry)
+        if entry.expires is not None and entry.idle:
+            self._stay(key, entry)
+        if record.cleared:
+            self._empty(key, entry)
+            entry.lengths, entry.tags = {}, {}
+        entry.fields = dict(record.fields)
+        entry.version = record.version if entry.fields or entry.lengths else 1
+        entry.expires = record.expires if entry.fields or entry.lengths else None
+        if entry.blank:
+            self._objects.remove(key)
+        elif entry.expires is not None and entry.idle:
+            self._expiries.set(entry.expires, rows.object_id(*key), EXPIRY)
 
     # --- the commands of a turn -----------------------------------------------------------------------------------
 
@@ -807,13 +827,16 @@ class Kernel:
 
     def _remove(self, key: ObjectKey, entry: ObjectEntry) -> None:
         """An object is gone, and the entries of its Lists and Maps with it."""
+        self._empty(key, entry)
+        self._objects.remove(key)
+
+    def _empty(self, key: ObjectKey, entry: ObjectEntry) -> None:
         for field in entry.lengths:
             begin, end = rows.entries_range(*key, field)
             while portion := self._entries.range(begin, end, _REMOVED_AT_ONCE):
                 for row, _ in portion:
                     self._entries.put(row, None)
                 begin = portion[-1][0] + b"\0"  # not from the first again: what is gone would be walked each time
-        self._objects.remove(key)
 
     def _stay(self, key: ObjectKey, entry: ObjectEntry) -> None:
         """It is at work, or gone: nothing says any more that it is to be forgotten."""
@@ -895,6 +918,7 @@ class Kernel:
         Resumed: _resumed,
         Purged: _purged,
         Expired: _expired,
+        Edited: _edited,
         Planned: _planned,
         Ticked: _ticked,
         Unplanned: _unplanned,

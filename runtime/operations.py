@@ -103,13 +103,13 @@ class Operations:
         invocation = self._known(id)
         if invocation.ended or invocation.cancel_requested:
             return self._ledger.synced(self._ledger.last_lsn)
-        return self._commit(Cancelled(self._clock.now_us(), id))
+        return self.commit(Cancelled(self._clock.now_us(), id))
 
     def kill(self, id: str) -> Awaitable[None]:
         """Ends it and its calls at once: no code of theirs has an effect from then on.  Nothing, if it has ended."""
         if self._known(id).ended:
             return self._ledger.synced(self._ledger.last_lsn)
-        return self._commit(Killed(self._clock.now_us(), id))
+        return self.commit(Killed(self._clock.now_us(), id))
 
     def pause(self, id: str) -> Awaitable[None]:
         """Keeps it where it is, with its journal and its key, until it is resumed, cancelled or killed."""
@@ -118,7 +118,7 @@ class Operations:
             return self._ledger.synced(self._ledger.last_lsn)
         if invocation.status is not Status.OPEN:
             raise Refused(409, f"{id} is {_plain_status(invocation)}: only what runs can be paused")
-        done = self._commit(Paused(self._clock.now_us(), id, PAUSED_BY_OPERATOR))
+        done = self.commit(Paused(self._clock.now_us(), id, PAUSED_BY_OPERATOR))
         self._driver.evict(id)
         return done
 
@@ -129,13 +129,13 @@ class Operations:
             raise Refused(409, f"{id} has ended: there is nothing to resume; restart-as-new makes it again")
         if invocation.status is not Status.OPEN and invocation.status is not Status.PAUSED:
             raise Refused(425, f"{id} is {_plain_status(invocation)}, it has not begun: there is nothing to resume")
-        return self._commit(Resumed(self._clock.now_us(), id))
+        return self.commit(Resumed(self._clock.now_us(), id))
 
     def purge(self, id: str) -> Awaitable[None]:
         """Forgets the outcome of an ended invocation before its retention time is over."""
         if not self._known(id).ended:
             raise Refused(409, f"{id} has not ended: cancel or kill it first")
-        return self._commit(Purged(self._clock.now_us(), [id]))
+        return self.commit(Purged(self._clock.now_us(), [id]))
 
     def resolve_signal(self, id: str, name: str, value: bytes) -> Awaitable[None]:
         """A value for the handler's `ctx.signal(name, …)`, as JSON; nothing stands for null."""
@@ -151,7 +151,7 @@ class Operations:
         failure = self._driver.why_not_signalled(id, name, outcome)
         if failure is not None:
             raise Refused(failure.status, failure.message)
-        return self._commit(Signalled(self._clock.now_us(), id, name, outcome))
+        return self.commit(Signalled(self._clock.now_us(), id, name, outcome))
 
     def resolve_awakeable(self, id: str, value: bytes) -> Awaitable[None]:
         """`value` is JSON; nothing stands for null.  Once; the same value again is nothing."""
@@ -170,9 +170,10 @@ class Operations:
         invocation, command = owner
         if invocation.awakeables is not None and invocation.awakeables.get(command) is not None:
             return self._ledger.synced(self._ledger.last_lsn)
-        return self._commit(Notified(self._clock.now_us(), invocation.id, command, outcome))
+        return self.commit(Notified(self._clock.now_us(), invocation.id, command, outcome))
 
-    def _commit(self, record: Record) -> Awaitable[None]:
+    def commit(self, record: Record) -> Awaitable[None]:
+        """What an operator decided.  Raises Refused if it can't be recorded."""
         try:
             self._ledger.commit(record)
         except JournalFull:

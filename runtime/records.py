@@ -392,6 +392,21 @@ class Unplanned(Struct, frozen=True, array_like=True, tag=16, gc=False):
     schedule: str
 
 
+class Edited(Struct, frozen=True, array_like=True, tag=17, gc=False):
+    """An operator replaced the fields of an object that no handler had begun to change.
+
+    `fields` as JSON; `version` of the class in whose form they are; `cleared`: its Lists and Maps are emptied.
+    """
+
+    at: int
+    service: str
+    key: str
+    fields: dict[str, bytes]
+    version: int
+    cleared: bool
+    expires: int | None = None
+
+
 Record: TypeAlias = (
     Invoked
     | Due
@@ -406,6 +421,7 @@ Record: TypeAlias = (
     | Resumed
     | Purged
     | Expired
+    | Edited
     | Planned
     | Ticked
     | Unplanned
