@@ -109,7 +109,7 @@ def _answer_of(handler: HandlerDefinition, components: Schema) -> Schema:
     schema = _component_of(handler.output_type, handler, components)
     if handler.stream:
         said = "each item is the data of a server-sent event; `Last-Event-ID` goes on behind one"
-        return {"description": said, "content": {MIME_TYPE: {"itemSchema": schema}}}
+        return {"description": said, "content": {MIME_TYPE: {"schema": {"type": "string"}, "x-item-schema": schema}}}
     return {"description": "what it returns", "content": {"application/json": {"schema": schema}}}
 
 
