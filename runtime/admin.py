@@ -3,6 +3,7 @@
     GET   /health                                           200: it serves
     GET   /version                                          {"version"}
     GET   /invocations/{id}                                 what `Operations.describe` says, times as ISO 8601
+    GET   /metrics                                          Prometheus' text format: see `metrics`
     PATCH /invocations/{id}/cancel                          200 it has ended, 202 it was asked to
     PATCH /invocations/{id}/kill | resume | purge           200
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
@@ -33,6 +34,7 @@ from .http_limits import Connection, ConnectionLimits
 from .http_paths import decode
 from .http_replies import Reply, error_reply
 from .http_server import HttpServer, origin_form, require_method
+from .metrics import Metrics
 from .operations import InvocationView
 
 CONNECTIONS_MAX = 64
@@ -42,7 +44,7 @@ _BODY_BYTES_MAX = 64 * 1024
 _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
-_FORMS = f"/health, /version, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
+_FORMS = f"/health, /version, /metrics, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}"
 
 
 def is_loopback(host: str) -> bool:
@@ -65,6 +67,7 @@ class Admin(HttpServer):
         super().__init__(limits, _BODY_BYTES_MAX)
         self._engine = engine
         self._token = token
+        self.metrics = Metrics(engine.vitals, {self.source: self})
         self._version = msgspec.json.encode({"version": metadata.version("perdure")})
 
     async def caught_up(self) -> None:
@@ -82,6 +85,10 @@ class Admin(HttpServer):
         if parts == ["version"]:
             require_method(request, "GET")
             return Reply(200, self._version)
+        if parts == ["metrics"]:
+            require_method(request, "GET")
+            body, content_type = self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
+            return Reply(200, body, content_type=content_type)
         if parts[0] == "invocations" and len(parts) == 2:
             require_method(request, "GET")
             return await self._describe(_id(parts[1]))

@@ -25,7 +25,7 @@ NOT_READY = 470
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {NOT_READY: "Not Ready"}
 _START_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in _REASONS.items()}
-_CONTENT_TYPE = "content-type: application/json\r\n"
+JSON = "application/json"
 _PARSER_TEXT_MAX = 120
 _DRAIN_FROM_BYTES = 64 * 1024
 
@@ -48,20 +48,23 @@ class _Date:
 _date = _Date()
 
 
-class CountsBytes(Protocol):
+class CountsAnswers(Protocol):
     """The connection, as far as an answer needs it."""
 
-    def bytes_sent(self, size: int) -> None: ...
+    def answered(self, status: int, size: int) -> None: ...
 
 
 class Reply(web.StreamResponse):
     """A complete answer. `fields` are whole header lines, each with its CRLF."""
 
-    def __init__(self, status: int, body: bytes, fields: str = "", *, close: bool = False) -> None:
+    def __init__(
+        self, status: int, body: bytes, fields: str = "", *, close: bool = False, content_type: str = JSON
+    ) -> None:
         # Not StreamResponse's: it would make the headers' multidict and a state dictionary, which nobody reads.
         self._status = status
         self._answer = body
         self._fields = fields
+        self._body_type = content_type
         self._keep_alive = False if close else None
         self._out: StreamWriter | None = None
 
@@ -74,9 +77,9 @@ class Reply(web.StreamResponse):
         elif request.version < HttpVersion11:
             connection = "connection: keep-alive\r\n"
         body = self._answer
-        head = _head(self._status, self._fields + connection, len(body))
+        head = _head(self._status, self._fields + connection, len(body), content_type=self._body_type)
         self._answer = head + body if request.method != "HEAD" else head
-        cast("CountsBytes", request.protocol).bytes_sent(len(self._answer))
+        cast("CountsAnswers", request.protocol).answered(self._status, len(self._answer))
         self._out = writer = cast("StreamWriter", request.writer)
         return writer
 
@@ -147,10 +150,10 @@ def error_bytes(status: int, message: str, *, retry_after_seconds: int | None = 
     return _head(status, _error_fields(retry_after_seconds) + "connection: close\r\n", len(body), date="") + body
 
 
-def _head(status: int, fields: str, size: int, date: str | None = None) -> bytes:
+def _head(status: int, fields: str, size: int, date: str | None = None, content_type: str = JSON) -> bytes:
     start = _START_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
     when = _date.line() if date is None else date
-    return f"{start}{_CONTENT_TYPE}{fields}{when}content-length: {size}\r\n\r\n".encode("ascii")
+    return f"{start}content-type: {content_type}\r\n{fields}{when}content-length: {size}\r\n\r\n".encode("ascii")
 
 
 def _error_fields(retry_after_seconds: int | None, source: str = "ingress") -> str:

@@ -20,8 +20,10 @@ from .exits import InternalError
 from .gate import OutcomeUnknown, OutputGate, fail
 from .invocations import Invocation
 from .kernel import Kernel
+from .meter import Meter
 from .record_lines import what_is_large
 from .records import (
+    Attempted,
     AwaitPromise,
     Call,
     CancelCall,
@@ -33,6 +35,7 @@ from .records import (
     Invoked,
     Notified,
     Outcome,
+    Paused,
     Record,
     Run,
     Timer,
@@ -57,6 +60,7 @@ class Ledger:
 
     def __init__(self, kernel: Kernel, journal: Journal) -> None:
         self.kernel = kernel
+        self.meter = Meter()
         self.on_ended: Callable[[Invocation], None] = _nobody
         self.on_rewound: Callable[[Invocation], None] = _nobody
         self.on_synced: Callable[[], None] = _nothing
@@ -72,6 +76,7 @@ class Ledger:
     def begin(self) -> None:
         """After the recovery: what was read back is synced, and the writer's calls come here."""
         self._gate.synced = self.last_lsn
+        self.meter.begin(self.last_lsn)
         self._journal.subscribe(self._synced_in_writer, self._failed_in_writer)
 
     @property
@@ -81,6 +86,11 @@ class Ledger:
     @property
     def unsynced_bytes(self) -> int:
         return self._journal.unsynced_bytes
+
+    @property
+    def full(self) -> bool:
+        """The last record found no room on the disk."""
+        return self._full
 
     @property
     def quiet(self) -> bool:
@@ -120,6 +130,8 @@ class Ledger:
         if self._full:
             self._full = False
             log.info("there is room again: new requests are taken")
+        if type(record) is Attempted or type(record) is Paused:
+            self.meter.stumbled(kernel.invocations[record.id], record)  # it was changed just now
         if kernel.ended:
             self._tell_of_ended()
         if kernel.rewound:
@@ -199,6 +211,7 @@ class Ledger:
     # --- from the writer's thread ---------------------------------------------------------------------------------
 
     def _synced_in_writer(self, lsn: int) -> None:
+        self.meter.synced(lsn, self._journal.commit_seconds)
         if threading.get_ident() == self._thread:  # written here, with nothing else to do
             self._loop.call_soon(self._synced, lsn)
         else:
