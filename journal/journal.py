@@ -43,6 +43,21 @@ class Journal(Protocol):
         """Bytes of the records appended and not yet synced."""
         ...
 
+    @property
+    def appended_bytes(self) -> int:
+        """Bytes of the records appended since the start."""
+        ...
+
+    @property
+    def segments(self) -> int:
+        """How many files hold records; 0 if it has none."""
+        ...
+
+    @property
+    def commit_seconds(self) -> float:
+        """How long the last group commit took to be written and synced; to be asked by `on_synced`."""
+        ...
+
     def reserve(self, size: int, headroom: int = 0) -> None:
         """Makes sure that a record of `size` bytes has room on the disk, and `headroom` bytes besides it.
 

@@ -154,6 +154,18 @@ class Log:
     def unsynced_bytes(self) -> int:
         return self._appended_bytes - self._synced_bytes
 
+    @property
+    def appended_bytes(self) -> int:
+        return self._appended_bytes
+
+    @property
+    def segments(self) -> int:
+        return self._tail.segments
+
+    @property
+    def commit_seconds(self) -> float:
+        return self._commit_seconds
+
     def read(self, from_lsn: int = 1) -> Iterator[tuple[int, bytes]]:
         """The records found at the start. Raises Damaged if the files are no longer what they were then."""
         if from_lsn > self._recovered_lsn:

@@ -31,6 +31,7 @@ class MemoryJournal:
         self._recovered = len(self.records)
         self._open: list[bytes] = []
         self._unsynced_bytes = 0
+        self._appended_bytes = 0
         self._kept_bytes = sum(map(len, self.records))
         self._capacity_bytes = capacity_bytes
         self._subscribers: list[OnSynced] = []
@@ -52,6 +53,18 @@ class MemoryJournal:
     def unsynced_bytes(self) -> int:
         return self._unsynced_bytes
 
+    @property
+    def appended_bytes(self) -> int:
+        return self._appended_bytes
+
+    @property
+    def segments(self) -> int:
+        return 0
+
+    @property
+    def commit_seconds(self) -> float:
+        return 0.0
+
     def reserve(self, size: int, headroom: int = 0) -> None:
         if size > RECORD_BYTES_MAX:
             raise RecordTooLarge(f"a record of {size} bytes; the journal takes at most {RECORD_BYTES_MAX}")
@@ -62,6 +75,7 @@ class MemoryJournal:
         lsn = self.next_lsn
         self._open.append(record)
         self._unsynced_bytes += len(record)
+        self._appended_bytes += len(record)
         self._kept_bytes += len(record)
         return lsn
 

@@ -82,6 +82,11 @@ class Tail:
     def first_lsn(self) -> int:
         return self._segments[0].first_lsn
 
+    @property
+    def segments(self) -> int:
+        """Live ones, this one included."""
+        return len(self._segments)
+
     # -- at the start
 
     def create(self, uuid: bytes) -> None:

@@ -3,6 +3,7 @@
     GET   /health                                           200: it serves
     GET   /version                                          {"version"}
     GET   /invocations/{id}                                 what `Operations.describe` says, times as ISO 8601
+    GET   /metrics                                          Prometheus' text format: see `metrics`
     PATCH /invocations/{id}/cancel                          200 it has ended, 202 it was asked to
     PATCH /invocations/{id}/kill | resume | purge           200
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
@@ -39,6 +40,7 @@ from .http_limits import Connection, ConnectionLimits
 from .http_paths import decode
 from .http_replies import Reply, error_reply
 from .http_server import HttpServer, origin_form, require_method
+from .metrics import Metrics
 from .operations import InvocationView
 from .sql import Queries
 
@@ -56,7 +58,7 @@ _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
-    f"/health, /version, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
+    f"/health, /version, /metrics, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
     f"{admin_services.FORMS}, {admin_schedules.FORMS}"
 )
 
@@ -82,8 +84,10 @@ class Admin(HttpServer):
         self._engine = engine
         self._token = token
         self._queries = Queries(engine)
+        self.metrics = Metrics(engine.vitals, {self.source: self})
         self._areas: dict[str, Area] = {
             "version": self._version,
+            "metrics": self._metrics,
             "query": self._query,
             "invocations": self._invocations,
             "schedules": self._schedules,
@@ -117,6 +121,13 @@ class Admin(HttpServer):
             raise Refused(404, f"there is {_FORMS}")
         require_method(request, "GET")
         return Reply(200, msgspec.json.encode({"version": metadata.version("perdure")}))
+
+    async def _metrics(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if rest:
+            raise Refused(404, f"there is {_FORMS}")
+        require_method(request, "GET")
+        body, content_type = self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
+        return Reply(200, body, content_type=content_type)
 
     async def _query(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         if rest:

@@ -68,9 +68,11 @@ class Checkpoints:
         self._making = False
         self._evicting = False
         self._to_come = 0  # of: all is rows, all is synced
-        self._full = False
         self._stopped = False
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._written_at = clock.now_us()
+        self.full = False
+        self.made = 0
 
     async def now(self) -> None:
         """Until the store has all that is recorded by now.  Those who wait share one.  Raises Refused."""
@@ -80,6 +82,16 @@ class Checkpoints:
             self._waiting.append((lsn, waiting))
             self.look()
             await waiting
+
+    @property
+    def lag_records(self) -> int:
+        """How many the store does not hold yet: what a start would replay."""
+        return self._ledger.last_lsn - self._store.lsn
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the last was made, or since the start."""
+        return max(0, self._clock.now_us() - self._written_at) / 1e6
 
     @property
     def behind(self) -> bool:
@@ -170,9 +182,11 @@ class Checkpoints:
         elif error is not None:
             self._ledger.on_failed(error)
         else:
-            if self._full:
-                self._full = False
+            if self.full:
+                self.full = False
                 log.info("there is room again: the store is up to the journal")
+            self.made += 1
+            self._written_at = self._clock.now_us()
             self._journal.trim(self._lsn + 1)
             self._tell_waiting()
             self._thaw()
@@ -201,6 +215,6 @@ class Checkpoints:
 
     def _say_full(self, error: StoreFull) -> None:
         """Once, until there is room."""
-        if not self._full:
-            self._full = True
+        if not self.full:
+            self.full = True
             log.error("no room for a checkpoint: the journal grows until there is, nothing is lost", why=str(error))

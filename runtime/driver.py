@@ -69,6 +69,7 @@ class Driver:
         self.registry = registry
         self.after_slice: Callable[[], None] = lambda: None
         self._ledger = ledger
+        self._meter = ledger.meter
         self._settings = settings
         self._clock = clock
         self._slots = slots
@@ -107,6 +108,15 @@ class Driver:
     @property
     def idle(self) -> bool:
         return not self._scheduled and not self.kernel.ready
+
+    @property
+    def runs(self) -> int:
+        """How many handlers are in memory."""
+        return len(self._executions)
+
+    def unrecorded(self) -> Counter[str]:
+        """How many reads are open that the kernel doesn't know of, by service and handler."""
+        return Counter(f"{record.service}/{record.handler}" for record in self._unrecorded.values())
 
     def running_steps(self) -> list[asyncio.Task[None]]:
         return self._steps.running()
@@ -270,8 +280,10 @@ class Driver:
     def _take_turn(self, execution: Execution, delivery: Delivery) -> None:
         try:
             if execution.replaying:
+                self._meter.turns_replayed += 1
                 execution.replay(delivery)
             else:
+                self._meter.turns += 1
                 self._take_live_turn(execution, delivery)
         except CollidedWith as collision:
             self._throw_away(execution)
@@ -316,6 +328,7 @@ class Driver:
             if not turn.commands:
                 del self._unrecorded[invocation.id], self._executions[invocation.id]
                 invocation.status = Status.ENDED
+                self._meter.ended(invocation, turn.outcome, self._clock.now_us())
                 self._ledger.answer(invocation.id, turn.outcome)
                 execution.discard()
                 return
@@ -351,6 +364,8 @@ class Driver:
         served = self.registry.handler(invocation.service, invocation.handler)
         if served is None:
             return None
+        if invocation.last_turn:
+            self._meter.runs_replayed += 1
         decoded = self._decoded.pop(invocation.id, None)
         execution = self._executions[invocation.id] = Execution(invocation, *served, self, self._settings, decoded)
         return execution
@@ -367,6 +382,7 @@ class Driver:
                 self.evict(id)
 
     def _on_ended(self, invocation: Invocation) -> None:
+        self._meter.ended(invocation, invocation.outcome, self._clock.now_us())
         execution = self._executions.pop(invocation.id, None)
         self._decoded.pop(invocation.id, None)
         if execution is not None:  # ended from outside: killed

@@ -47,6 +47,7 @@ from .settings import Settings
 from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
 from .state_edits import StateEdits
 from .store import Store, StoreError, StoreWriter
+from .vitals import Vitals
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
@@ -119,6 +120,7 @@ class Engine:
         self._retention = Retention(
             self._ledger, clock, settings, registry, self._driver.schedule, self._store_is_behind
         )
+        self.vitals = Vitals(self._ledger, journal, self._driver, self._checkpoints, registry, settings)
         self._ledger.on_failed = self._fail
         self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None
@@ -147,6 +149,7 @@ class Engine:
         recover(engine.kernel, journal, store, settings, clock.now_us())
         engine.kernel.memory.on_failed = engine._fail_unreadable
         engine._ledger.begin()
+        engine.vitals.begin()
         await engine._driver.take_over()
         engine._mark_alive()
         engine._alarms.begin()

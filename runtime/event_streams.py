@@ -63,6 +63,7 @@ async def send_events(
 ) -> web.StreamResponse:
     """All of a stream, to its end.  What the client does not read, it is not sent; the handler does not wait for it."""
     if items.over:
+        connection.answered(204, 0)
         return web.Response(status=204)  # tells an EventSource not to ask again
     response: web.StreamResponse | None = None
     while True:
@@ -92,6 +93,7 @@ async def _begun(request: web.BaseRequest, connection: Connection, headers: dict
     response = web.StreamResponse(headers={**headers, "cache-control": "no-store", "x-accel-buffering": "no"})
     response.content_type = MIME_TYPE
     connection.streaming = True
+    connection.answered(200, 0)
     await response.prepare(request)
     return response
 

@@ -142,8 +142,14 @@ class Connection(web.RequestHandler):
             self._wire.abort()
 
     def bytes_sent(self, size: int) -> None:
+        """More of an answer was handed to the transport."""
+        self._sent += size
+
+    def answered(self, status: int, size: int) -> None:
         """An answer was handed to the transport."""
         self._sent += size
+        statuses = self._guard.statuses
+        statuses[status] = statuses.get(status, 0) + 1
 
     # --- asyncio's protocol ------------------------------------------------------------------------------------------
 
@@ -246,6 +252,7 @@ class Connection(web.RequestHandler):
         wire = self._wire
         if wire is not None and answer and not wire.is_closing():
             wire.write(answer)
+            self.answered(_status_of(answer), len(answer))
         self.force_close()
 
     def dismiss(self) -> None:
@@ -260,6 +267,7 @@ class Connection(web.RequestHandler):
         self._refused = True
         self._force_close = True
         transport.write(_TOO_MANY)
+        self.answered(_status_of(_TOO_MANY), len(_TOO_MANY))
         if self._guard.refused > _REFUSED_LINGER_MAX or not transport.can_write_eof():
             transport.abort()
         else:
@@ -298,6 +306,7 @@ class GuardedServer(web.Server):
         self._sweep_seconds = min(SWEEP_SECONDS, limits.header_timeout_seconds / 4, limits.body_grace_seconds / 4)
         self._timer = loop.call_later(self._sweep_seconds, self._sweep)
         self.refused = 0
+        self.statuses: dict[int, int] = {}
 
     def __call__(self) -> Connection:
         return Connection(self, **self._options)
@@ -340,6 +349,11 @@ class GuardedServer(web.Server):
         for connection in list(self._open):
             connection.check(now, self._limits)
         self._timer = self._loop.call_later(self._sweep_seconds, self._sweep)
+
+
+def _status_of(answer: bytes) -> int:
+    """Of one made by `error_bytes`."""
+    return int(answer.split(None, 2)[1])
 
 
 def _network(peername: object) -> str:

@@ -48,10 +48,10 @@ class _Date:
 _date = _Date()
 
 
-class CountsBytes(Protocol):
+class CountsAnswers(Protocol):
     """The connection, as far as an answer needs it."""
 
-    def bytes_sent(self, size: int) -> None: ...
+    def answered(self, status: int, size: int) -> None: ...
 
 
 class Reply(web.StreamResponse):
@@ -79,7 +79,7 @@ class Reply(web.StreamResponse):
         body = self._answer
         head = _head(self._status, self._fields + connection, len(body), content_type=self._body_type)
         self._answer = head + body if request.method != "HEAD" else head
-        cast("CountsBytes", request.protocol).bytes_sent(len(self._answer))
+        cast("CountsAnswers", request.protocol).answered(self._status, len(self._answer))
         self._out = writer = cast("StreamWriter", request.writer)
         return writer
 

@@ -60,6 +60,11 @@ class HttpServer:
     def connections_open(self) -> int:
         return 0 if self._server is None else self._server.connections_open
 
+    @property
+    def answers_by_status(self) -> dict[int, int]:
+        """How many there were since the start."""
+        return {} if self._server is None else self._server.statuses
+
     def stop_accepting(self) -> None:
         """New connections are refused by the system; idle ones are closed; requests in flight go on."""
         if self._listener is not None:

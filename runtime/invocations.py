@@ -6,6 +6,7 @@ Plain data: only `apply` (kernel.py) changes it, and rows.py makes bytes of it.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -260,6 +261,8 @@ class Counts(Struct, omit_defaults=True):
 
     `queued` in mailboxes or scheduled, of all objects; `begun_of` those that have committed a turn and are not over, by
     service and handler; `retained` by family.
+    `open_of` those that have not ended, by service and handler; of them, `scheduled_of` and `paused_of` by service.
+    `mailboxes`: by service, how many of its mailboxes hold one invocation, two, and so on; without the empty ones.
     `frozen_at`: when they were last written down; everything on the store's agenda is due at once or after that.
     """
 
@@ -267,6 +270,10 @@ class Counts(Struct, omit_defaults=True):
     begun_of: dict[str, int] = {}
     retained: dict[str, int] = {}
     frozen_at: int = 0
+    open_of: dict[str, int] = {}
+    scheduled_of: dict[str, int] = {}
+    paused_of: dict[str, int] = {}
+    mailboxes: dict[str, dict[int, int]] = {}
 
     def begun(self, invocation: Invocation, count: int) -> None:
         _add(self.begun_of, f"{invocation.service}/{invocation.handler}", count)
@@ -274,8 +281,32 @@ class Counts(Struct, omit_defaults=True):
     def retain(self, family: str, count: int) -> None:
         _add(self.retained, family, count)
 
+    def opened(self, invocation: Invocation, count: int) -> None:
+        _add(self.open_of, f"{invocation.service}/{invocation.handler}", count)
 
-def _add(counts: dict[str, int], name: str, count: int) -> None:
+    def scheduled(self, invocation: Invocation, count: int) -> None:
+        self.queued += count
+        _add(self.scheduled_of, invocation.service, count)
+
+    def paused(self, invocation: Invocation, count: int) -> None:
+        _add(self.paused_of, invocation.service, count)
+
+    def mailed(self, service: str, length: int, count: int) -> None:
+        """A mailbox that held `length` has got `count` more, or less."""
+        self.queued += count
+        mailboxes = self.mailboxes.setdefault(service, {})
+        if length:
+            _add(mailboxes, length, -1)
+        if length + count:
+            _add(mailboxes, length + count, 1)
+        if not mailboxes:
+            del self.mailboxes[service]
+
+
+_Name = TypeVar("_Name", str, int)
+
+
+def _add(counts: dict[_Name, int], name: _Name, count: int) -> None:
     counts[name] = counts.get(name, 0) + count
     if not counts[name]:
         del counts[name]

@@ -217,7 +217,7 @@ class Kernel:
     def _due(self, record: Due) -> None:
         invocation = self._invocations.change(record.id)
         if invocation is not None and invocation.status is Status.SCHEDULED:
-            self.counts.queued -= 1
+            self.counts.scheduled(invocation, -1)
             self.timers.clear(record.id, JOIN_MAILBOX)
             self._join_mailbox(invocation, record.at)
 
@@ -303,8 +303,8 @@ class Kernel:
     def _put_back(self, record: PutBack) -> None:
         invocation = self._known(record.id)
         entry = self._entry_of(invocation)
+        self.counts.mailed(invocation.service, len(entry.mailbox), 1)
         entry.mailbox.insert(entry.mailbox.index(record.behind) + 1, record.id)
-        self.counts.queued += 1
         invocation.status = Status.PENDING
         invocation.deliveries.clear()
         invocation.put_behind |= {record.behind}
@@ -582,13 +582,14 @@ class Kernel:
 
     def _admit(self, invocation: Invocation, at: int) -> None:
         self._invocations.add(invocation.id, invocation)
+        self.counts.opened(invocation, 1)
         if invocation.idempotency_key is not None:
             self._rows.put(_idempotency_row_of(invocation), invocation.id.encode())
         if invocation.due is None:
             self._join_mailbox(invocation, at)
         else:
             invocation.status = Status.SCHEDULED
-            self.counts.queued += 1
+            self.counts.scheduled(invocation, 1)
             self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
 
     def _join_mailbox(self, invocation: Invocation, at: int) -> None:
@@ -603,8 +604,8 @@ class Kernel:
             self._start(invocation, at)
         else:
             invocation.status = Status.PENDING
+            self.counts.mailed(invocation.service, len(entry.mailbox), 1)
             entry.mailbox.append(invocation.id)
-            self.counts.queued += 1
 
     def _start(self, invocation: Invocation, at: int) -> None:
         invocation.status = Status.OPEN
@@ -613,8 +614,9 @@ class Kernel:
     def _pass_key_on(self, entry: ObjectEntry, at: int) -> None:
         if entry.mailbox:
             entry.holder = entry.mailbox.pop(0)
-            self.counts.queued -= 1
-            self._start(self._known(entry.holder), at)
+            holder = self._known(entry.holder)
+            self.counts.mailed(holder.service, len(entry.mailbox) + 1, -1)
+            self._start(holder, at)
 
     def _deliver(self, invocation: Invocation, delivery: Delivery) -> None:
         invocation.deliveries.append(delivery)
@@ -636,6 +638,7 @@ class Kernel:
         """A backoff is over, or was cut short."""
         self._clear_backoff(invocation)
         if invocation.status is Status.PAUSED:
+            self.counts.paused(invocation, -1)
             invocation.status = Status.OPEN
         self.wake(invocation)
 
@@ -716,7 +719,9 @@ class Kernel:
 
     def _pause(self, invocation: Invocation) -> None:
         self._clear_backoff(invocation)
-        invocation.status = Status.PAUSED
+        if invocation.status is not Status.PAUSED:
+            self.counts.paused(invocation, 1)
+            invocation.status = Status.PAUSED
 
     def _clear_backoff(self, invocation: Invocation) -> None:
         if invocation.next_attempt_at is not None:
@@ -742,10 +747,11 @@ class Kernel:
     def _abandon_queue(self, invocation: Invocation) -> None:
         if invocation.status is Status.SCHEDULED:
             self.timers.clear(invocation.id, JOIN_MAILBOX)
-            self.counts.queued -= 1
+            self.counts.scheduled(invocation, -1)
         elif invocation.status is Status.PENDING:
-            self._entry_of(invocation).mailbox.remove(invocation.id)
-            self.counts.queued -= 1
+            entry = self._entry_of(invocation)
+            self.counts.mailed(invocation.service, len(entry.mailbox), -1)
+            entry.mailbox.remove(invocation.id)
 
     def _end(self, invocation: Invocation, outcome: Outcome, at: int) -> None:
         key = (invocation.service, invocation.key)
@@ -753,6 +759,9 @@ class Kernel:
         self._clear_backoff(invocation)
         if invocation.history is not None:
             self._leave(invocation, invocation.history)
+        if invocation.status is Status.PAUSED:
+            self.counts.paused(invocation, -1)
+        self.counts.opened(invocation, -1)
         invocation.status = Status.ENDED
         invocation.outcome = outcome
         invocation.ended_at = at

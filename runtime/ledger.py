@@ -20,8 +20,10 @@ from .exits import InternalError
 from .gate import OutcomeUnknown, OutputGate, fail
 from .invocations import Invocation
 from .kernel import Kernel
+from .meter import Meter
 from .record_lines import what_is_large
 from .records import (
+    Attempted,
     AwaitPromise,
     Call,
     CancelCall,
@@ -33,6 +35,7 @@ from .records import (
     Invoked,
     Notified,
     Outcome,
+    Paused,
     Record,
     Run,
     Timer,
@@ -57,6 +60,7 @@ class Ledger:
 
     def __init__(self, kernel: Kernel, journal: Journal) -> None:
         self.kernel = kernel
+        self.meter = Meter()
         self.on_ended: Callable[[Invocation], None] = _nobody
         self.on_rewound: Callable[[Invocation], None] = _nobody
         self.on_synced: Callable[[], None] = _nothing
@@ -76,11 +80,17 @@ class Ledger:
     def begin(self) -> None:
         """After the recovery: what was read back is synced, and the writer's calls come here."""
         self._gate.synced = self.last_lsn
+        self.meter.begin(self.last_lsn)
         self._journal.subscribe(self._synced_in_writer, self._failed_in_writer)
 
     @property
     def unsynced_bytes(self) -> int:
         return self._journal.unsynced_bytes
+
+    @property
+    def full(self) -> bool:
+        """The last record found no room on the disk."""
+        return self._full
 
     @property
     def quiet(self) -> bool:
@@ -120,12 +130,10 @@ class Ledger:
         if self._full:
             self._full = False
             log.info("there is room again: new requests are taken")
-        if kernel.ended:
-            self._tell_of_ended()
-        if kernel.yielded:
-            self._tell_of_yielded()
-        if kernel.rewound:
-            self._tell_of_rewound()
+        if type(record) is Attempted or type(record) is Paused:
+            self.meter.stumbled(kernel.invocations[record.id], record)  # it was changed just now
+        if kernel.ended or kernel.yielded or kernel.rewound:
+            self._tell_what_came_of_it()
 
     def _say_full(self, error: JournalFull) -> None:
         """Once, until there is room."""
@@ -220,6 +228,14 @@ class Ledger:
             if invocation.stream:
                 self._tell_readers(invocation.id)
 
+    def _tell_what_came_of_it(self) -> None:
+        if self.kernel.ended:
+            self._tell_of_ended()
+        if self.kernel.yielded:
+            self._tell_of_yielded()
+        if self.kernel.rewound:
+            self._tell_of_rewound()
+
     def _tell_of_yielded(self) -> None:
         yielded, self.kernel.yielded = self.kernel.yielded, []
         for invocation in yielded:
@@ -237,6 +253,7 @@ class Ledger:
     # --- from the writer's thread ---------------------------------------------------------------------------------
 
     def _synced_in_writer(self, lsn: int) -> None:
+        self.meter.synced(lsn, self._journal.commit_seconds)
         if self._flushing and threading.get_ident() == self._thread:
             self._written_here = lsn
         else:

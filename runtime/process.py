@@ -198,7 +198,9 @@ class Server:
             store.close()
             raise
         try:
-            await self._serve(engine, Ingress(engine, self._settings), Admin(engine, self._options.admin_token))
+            ingress, admin = Ingress(engine, self._settings), Admin(engine, self._options.admin_token)
+            with admin.metrics.watching(ingress=ingress):
+                await self._serve(engine, ingress, admin)
         finally:
             await _close(engine)
         if engine.failed.done():

@@ -70,6 +70,7 @@ class Steps:
         self._settings = settings
         self._jitter = jitter
         self._slots = slots
+        self._meter = ledger.meter
         self._runner = StepRunner(self, settings.step_threads_max)
         self._calls: dict[str, dict[int, StepCall]] = {}  # started or about to be, by invocation and command
         self._cut_off: dict[StepId, float] = {}
@@ -157,6 +158,7 @@ class Steps:
                 return
         id = (invocation.id, command)
         self._slots.step_started(id, self._clock.now_us())
+        self._meter.of(invocation).steps_started += 1
         self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded)
 
     def _cut_off_by_death(
@@ -228,6 +230,7 @@ class Steps:
         if invocation is None or state is None or call is None:
             return
         if isinstance(error, TerminalError):
+            self._meter.of(invocation).steps_failed += 1
             self._notify(id, Failed(failure_of(error)))
         else:
             self._retry_or_give_up(invocation, id[1], state, call, error)
@@ -280,6 +283,7 @@ class Steps:
             return
         message = f"step {call.name} failed for good after {attempt} attempts: {type(error).__name__}: {text_of(error)}"
         failure = failure_of(StepFailed(message))
+        self._meter.of(invocation).steps_failed += 1
         self._recorder.record_of_step(invocation, Notified(now, invocation.id, command, Failed(failure)))
 
     def _policy(self, call: StepCall) -> RetryPolicy:

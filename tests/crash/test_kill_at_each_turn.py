@@ -291,6 +291,6 @@ def by_invocation(synced: Sequence[bytes]) -> dict[str, list[bytes]]:
     grouped: dict[str, list[bytes]] = {}
     for data in synced:
         record = records.decode(data)
-        assert not isinstance(record, records.Purged | records.Expired | OF_A_SCHEDULE)
+        assert not isinstance(record, records.Purged | records.Expired | records.Edited | OF_A_SCHEDULE)
         grouped.setdefault(record.id, []).append(data)
     return grouped

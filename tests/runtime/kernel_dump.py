@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from perdure.runtime import records
-from perdure.runtime.invocations import Invocation
+from perdure.runtime.invocations import Counts, Invocation, Status
 from perdure.runtime.kernel import Kernel
 
 
@@ -26,6 +27,7 @@ def everything(kernel: Kernel) -> list[Invocation]:
 def dump(kernel: Kernel) -> dict[str, Any]:
     """All a kernel remembers, wherever it is, as plain data that can be compared."""
     everything(kernel)
+    assert told_by(kernel.counts) == counted(kernel)
     live = kernel.timers._live  # pyright: ignore[reportPrivateUsage]
     heap = kernel.timers._heap  # pyright: ignore[reportPrivateUsage]
     store = kernel.memory._store  # pyright: ignore[reportPrivateUsage]
@@ -46,6 +48,27 @@ def dump(kernel: Kernel) -> dict[str, Any]:
         "timers": sorted((due, id, command) for due, count, id, command in heap if live.get((id, command)) == count),
         "counts": {name: count for name, count in counts.items() if name not in _PASSING},
     }
+
+
+def counted(kernel: Kernel) -> dict[str, Any]:
+    """What the counts are kept for, counted one by one.  All of it has to be in memory."""
+    open_now = [one for one in kernel.invocations.values() if not one.ended]
+    mailboxes: dict[str, Counter[int]] = {}
+    for (service, _), entry in kernel.objects.items():
+        if entry.mailbox:
+            mailboxes.setdefault(service, Counter())[len(entry.mailbox)] += 1
+    return {
+        "queued": sum(one.status in (Status.SCHEDULED, Status.PENDING) for one in open_now),
+        "open_of": Counter(f"{one.service}/{one.handler}" for one in open_now),
+        "scheduled_of": Counter(one.service for one in open_now if one.status is Status.SCHEDULED),
+        "paused_of": Counter(one.service for one in open_now if one.status is Status.PAUSED),
+        "mailboxes": mailboxes,
+    }
+
+
+def told_by(counts: Counts) -> dict[str, Any]:
+    told = msgspec.structs.asdict(counts)
+    return {name: told[name] for name in ("queued", "open_of", "scheduled_of", "paused_of", "mailboxes")}
 
 
 _KINDS = (b"c", b"k", b"s", b"w")

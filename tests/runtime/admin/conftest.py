@@ -34,8 +34,14 @@ class Operator:
     async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self._session.request(method, self.url + path, data=body, headers=sent) as response:
-            value = await response.json(content_type=None) if await response.read() else None
+            is_json = response.content_type == "application/json" and await response.read()
+            value = await response.json() if is_json else None
             return Answer(response.status, value, {name.lower(): text for name, text in response.headers.items()})
+
+    async def text(self, path: str, **headers: str) -> str:
+        async with self._session.get(self.url + path, headers=headers) as response:
+            assert response.status == 200
+            return await response.text()
 
     async def get(self, id: str, **headers: str) -> Answer:
         return await self.ask("GET", f"/invocations/{id}", None, **headers)

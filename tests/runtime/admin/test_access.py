@@ -27,6 +27,7 @@ ROUTES = [
     ("GET", "/invocations/{id}"),
     *[("PATCH", f"/invocations/{{id}}/{verb}") for verb in ("pause", "resume", "cancel", "kill")],
     *[("PATCH", f"/invocations/{{id}}/{verb}") for verb in ("purge", "restart-as-new")],
+    ("GET", "/metrics"),
     ("GET", "/no/such/path"),
 ]
 
