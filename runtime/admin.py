@@ -126,7 +126,7 @@ class Admin(HttpServer):
         if rest:
             raise Refused(404, f"there is {_FORMS}")
         require_method(request, "GET")
-        body, content_type = self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
+        body, content_type = await self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
         return Reply(200, body, content_type=content_type)
 
     async def _query(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
