@@ -14,31 +14,27 @@
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
-Who reaches this port can stop anything, so it is on loopback unless there is a token, and a web page can't reach it:
-a PATCH from another site is one that browsers ask about first, which is never allowed, and without a token only names
-of this machine are taken as `Host`, so a name of somebody's own that points here (DNS rebinding) gets nowhere.
+Who reaches this port can stop anything, so it is on loopback unless there is a token; who is let in, `access` decides.
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import hdrs, web
 
 from . import admin_schedules, admin_services
+from .access import Access
 from .admission import Refused
 from .engine import Engine
 from .http_limits import Connection, ConnectionLimits
 from .http_paths import decode
-from .http_replies import Reply, error_reply
+from .http_replies import Reply
 from .http_server import HttpServer, origin_form, require_method
 from .metrics import Metrics
 from .operations import InvocationView
@@ -63,26 +59,17 @@ _FORMS = (
 )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address, or a name as in a Host header, can only mean this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Admin(HttpServer):
-    """The HTTP server for operators.  Without a `token`, to be bound to loopback only: see `process`."""
+    """The HTTP server for operators.  Without tokens, to be bound to loopback only: see `process`."""
 
     source = "admin"
+    open_paths = frozenset(("/health",))
+    """For supervisors, who have no token."""
 
-    def __init__(self, engine: Engine, token: bytes | None = None) -> None:
+    def __init__(self, engine: Engine, access: Access | None = None) -> None:
         limits = ConnectionLimits(connections_max=CONNECTIONS_MAX, connections_per_address_max=CONNECTIONS_MAX)
-        super().__init__(limits, _BODY_BYTES_MAX)
+        super().__init__(limits, _BODY_BYTES_MAX, access)
         self._engine = engine
-        self._token = token
         self._queries = Queries(engine)
         self.metrics = Metrics(engine.vitals, {self.source: self})
         self._areas: dict[str, Area] = {
@@ -103,14 +90,10 @@ class Admin(HttpServer):
         await self._queries.close()
 
     async def answer(self, request: web.BaseRequest, connection: Connection) -> Reply:
-        self._require_own_name(request)
         parts = origin_form(request.raw_path).partition("?")[0].split("/")[1:]
-        if parts == ["health"]:  # for supervisors, who have no token
+        if parts == ["health"]:
             require_method(request, "GET")
             return Reply(200, b'{"status":"ok"}')
-        if not self._allowed(request):
-            message = "this needs the token of --admin-token-file, as `Authorization: Bearer …`"
-            return error_reply(401, message, fields="www-authenticate: Bearer\r\n", source=self.source)
         area = self._areas.get(parts[0])
         if area is None:
             raise Refused(404, f"there is {_FORMS}")
@@ -182,33 +165,6 @@ class Admin(HttpServer):
             return Reply(200 if before == "paused" else 202, b"")
         await (operations.resume(id) if action == "resume" else operations.purge(id))
         return Reply(200, b"")
-
-    # --- who asks ----------------------------------------------------------------------------------------------------
-
-    def _allowed(self, request: web.BaseRequest) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        # Bytes, and in constant time: how much of it was right must not be measurable.
-        return scheme.lower() == "bearer" and hmac.compare_digest(_bytes(given.strip()), self._token)
-
-    def _require_own_name(self, request: web.BaseRequest) -> None:
-        if self._token is not None:
-            return
-        host = request.headers.get(hdrs.HOST, "")
-        if host and not is_loopback(_host_name(host)):
-            raise Refused(403, "without a token the admin API is for this machine: ask for it as localhost")
-
-
-def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _id(part: str) -> str:

@@ -59,8 +59,17 @@ def commands() -> None:
     help=f"Default {ADMIN}; beyond loopback only with a token.",
 )
 @click.option(
-    "--admin-token-file", type=PATH, metavar="FILE", help="Holds the token that admin requests carry as Bearer."
+    "--ingress-token-file", type=PATH, metavar="FILE", help="Tokens, one a line: requests carry one as Bearer."
 )
+@click.option("--admin-token-file", type=PATH, metavar="FILE", help="The same for admin requests.")
+@click.option(
+    "--ingress-host",
+    metavar="NAME",
+    multiple=True,
+    help="A Host, and page's origin, to answer to without a token; may be repeated.",
+)
+@click.option("--tls-cert", type=PATH, metavar="FILE", help="Certificate and its chain (PEM), for both ports.")
+@click.option("--tls-key", type=PATH, metavar="FILE", help="Its key (PEM), not encrypted.")
 @click.option("--replay-always", is_flag=True, help="Replay each handler at every turn, to find non-determinism.")
 @click.option("--config", type=PATH, metavar="FILE", help="Settings in TOML, such as call_depth_max = 50.")
 @click.option("--drain-grace", type=SECONDS, metavar="SECONDS", help="How long SIGTERM waits for what runs.")
@@ -73,7 +82,11 @@ def serve(
     data_dir: Path,
     ingress: tuple[str, int],
     admin: tuple[str, int],
+    ingress_token_file: Path | None,
     admin_token_file: Path | None,
+    ingress_host: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
     replay_always: bool,
     config: Path | None,
     drain_grace: int | None,
@@ -90,7 +103,7 @@ def serve(
     hash_seed = settle(data_dir)
 
     gc.disable()  # until all that stays is there (process.py): a start makes no garbage worth looking for
-    from . import process
+    from . import access, process, tls
 
     return process.serve(
         process.Options(
@@ -98,7 +111,9 @@ def serve(
             data_dir=data_dir,
             ingress=ingress,
             admin=admin,
-            admin_token=process.token_of(admin_token_file),
+            ingress_access=access.Access(access.load_tokens(ingress_token_file), ingress_host),
+            admin_access=access.Access(access.load_tokens(admin_token_file)),
+            tls=tls.load_tls(tls_cert, tls_key),
             settings=process.settings_of(config, drain_grace, replay_always=replay_always),
             hash_seed=hash_seed,
             log_format=log_format,

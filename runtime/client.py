@@ -16,6 +16,7 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -64,7 +65,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 class Client(Outside):
     """Calls and messages to the runtime at `url`, for as long as the `async with` block.
 
-    `token` is sent as `Authorization: Bearer`.  `retry` bounds how a request that failed is repeated: its
+    `token` is sent as `Authorization: Bearer`.  `ssl` is for https:// with a certificate that the system doesn't trust,
+    or with one of the client's own.  `retry` bounds how a request that failed is repeated: its
     `max_duration` is counted from the first failure in a row, so a call may take days.
     `connections_max` calls wait at once; further ones queue.  The server allows 1,024 from one address by default.
 
@@ -74,12 +76,25 @@ class Client(Outside):
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, retry: RetryPolicy = RETRY, connections_max: int = 1000
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ssl: SSLContext | None = None,
+        retry: RetryPolicy = RETRY,
+        connections_max: int = 1000,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"Client({url!r}): give the ingress's address, such as http://127.0.0.1:8080")
+        if ssl is not None and parts.scheme != "https":
+            raise ValueError(f"Client({url!r}, ssl=…): an ssl context is for an address that begins with https://")
+        if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
+            raise ValueError(
+                "Client(token=…): a token is visible ASCII without spaces; was it read from a file with a line end?"
+            )
         self._url = url.rstrip("/")
+        self._ssl = ssl
         self._token = token
         self._retry = retry
         self._connections_max = connections_max
@@ -89,7 +104,9 @@ class Client(Outside):
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections_max, socket_factory=_kept_alive),
+            connector=aiohttp.TCPConnector(
+                limit=self._connections_max, socket_factory=_kept_alive, ssl=True if self._ssl is None else self._ssl
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=None if self._token is None else {"authorization": f"Bearer {self._token}"},
@@ -313,6 +330,10 @@ class _Attempts:
         """The connection failed. Only if it never stood is it certain that the request was not received."""
         if isinstance(error, aiohttp.InvalidURL):
             raise error
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):  # it will not be another one in a minute
+            raise ConnectionError(
+                f"{self._what}: {self._url} has no certificate to be trusted ({_shown(error)}); nothing happened"
+            ) from error
         self._perhaps_done |= not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         self._count_failure(error, now, began)
 

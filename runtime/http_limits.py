@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -67,6 +67,13 @@ class ConnectionLimits(Struct, frozen=True, kw_only=True):
     connections_per_address_max: int = 1024
 
 
+class Counted(Protocol):
+    """A connection as `GuardedServer` keeps it, shaking hands or at work."""
+
+    def check(self, now: float, limits: ConnectionLimits) -> None: ...
+    def dismiss(self) -> None: ...
+
+
 class Connection(web.RequestHandler):
     """One client's connection: aiohttp's protocol with deadlines."""
 
@@ -86,6 +93,7 @@ class Connection(web.RequestHandler):
         "_sent",
         "_wire",
         "busy",
+        "own_host",
         "streaming",
     )
 
@@ -97,6 +105,8 @@ class Connection(web.RequestHandler):
         self._refused = False
         self.busy = False
         self.streaming = False
+        self.own_host: str | None = None
+        """The Host that `access` last let in."""
         self._received = 0
         self._sent = 0
         # Each phase: since when (None: not in it), and the bytes received or sent before it.
@@ -108,6 +118,12 @@ class Connection(web.RequestHandler):
         self._body: StreamReader | None = None
         self._response_since: float | None = None
         self._response_mark = 0
+
+    @property
+    def own_address(self) -> str:
+        """The address of ours that the client asked; empty once it is gone."""
+        name: object = None if self._wire is None else self._wire.get_extra_info("sockname")
+        return str(cast("tuple[object, ...]", name)[0]) if isinstance(name, tuple) else ""
 
     # --- what the handler of a request tells -------------------------------------------------------------------------
 
@@ -156,7 +172,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = wire = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._head_since = self._loop.time()
-        self._address = _network(transport.get_extra_info("peername"))
+        self._address = network_of(transport.get_extra_info("peername"))
         if not self._guard.admit(self, self._address):
             self._refuse(wire)
             return
@@ -301,7 +317,7 @@ class GuardedServer(web.Server):
             "max_headers": HEADERS_MAX,
             "lingering_time": LINGER_SECONDS,
         }
-        self._open: set[Connection] = set()
+        self._open: set[Counted] = set()
         self._by_address: dict[str, int] = {}
         self._sweep_seconds = min(SWEEP_SECONDS, limits.header_timeout_seconds / 4, limits.body_grace_seconds / 4)
         self._timer = loop.call_later(self._sweep_seconds, self._sweep)
@@ -315,7 +331,7 @@ class GuardedServer(web.Server):
     def connections_open(self) -> int:
         return len(self._open) - self.refused
 
-    def admit(self, connection: Connection, address: str) -> bool:
+    def admit(self, connection: Counted, address: str) -> bool:
         """Whether there is a place for it. Counted either way, until `forget`."""
         self._open.add(connection)
         here = self._by_address.get(address, 0)
@@ -325,7 +341,7 @@ class GuardedServer(web.Server):
         self._by_address[address] = here + 1
         return True
 
-    def forget(self, connection: Connection, address: str, *, refused: bool) -> None:
+    def forget(self, connection: Counted, address: str, *, refused: bool) -> None:
         self._open.discard(connection)
         if refused:
             self.refused -= 1
@@ -356,7 +372,7 @@ def _status_of(answer: bytes) -> int:
     return int(answer.split(None, 2)[1])
 
 
-def _network(peername: object) -> str:
+def network_of(peername: object) -> str:
     """Whom to count a connection for: the IPv4 address, or the /64 that one IPv6 subscriber has to himself."""
     if not isinstance(peername, tuple):
         return ""

@@ -7,17 +7,20 @@ The file does not know a single path.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.streams import StreamReader
 
+from .access import Access
 from .admission import Refused
 from .gate import OutcomeUnknown
 from .http_limits import Connection, ConnectionLimits, GuardedServer
 from .http_replies import Reply, error_reply
+from .tls import TlsDoor
 
 _BACKLOG = 1024
 _READ_OFF_THE_STATE = (404, 409)
@@ -30,12 +33,15 @@ class HttpServer:
 
     `start` binds and returns the addresses; `close` stops accepting, lets requests in flight end, closes the rest.
     `source` is what errors name as where they come from.
+    No request reaches the subclass before `access` has let it in; `open_paths` are those that need no token.
     """
 
     source = "ingress"
+    open_paths: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, limits: ConnectionLimits, body_bytes_max: int) -> None:
+    def __init__(self, limits: ConnectionLimits, body_bytes_max: int, access: Access | None = None) -> None:
         self._limits = limits
+        self._access = access or Access()
         self._body_bytes_max = body_bytes_max
         self._server: GuardedServer | None = None
         self._listener: asyncio.Server | None = None
@@ -45,12 +51,15 @@ class HttpServer:
     def answer(self, request: web.BaseRequest, connection: Connection) -> Awaitable[web.StreamResponse]:
         raise NotImplementedError
 
-    async def start(self, host: str, port: int) -> list[tuple[str, int]]:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
         """Bind and accept. Port 0: any free one. Raises OSError when the address can't be bound."""
         loop = asyncio.get_running_loop()
-        self._server = GuardedServer(self._handle, self._limits, loop)
-        self._listener = await loop.create_server(self._server, host, port, backlog=_BACKLOG, reuse_address=True)
-        return [socket.getsockname()[:2] for socket in self._listener.sockets]
+        self._server = server = GuardedServer(self._handle, self._limits, loop)
+        accept = server if tls is None else TlsDoor(server, tls, self._limits.header_timeout_seconds)
+        self._listener = await loop.create_server(accept, host, port, backlog=_BACKLOG, reuse_address=True)
+        addresses: list[tuple[str, int]] = [socket.getsockname()[:2] for socket in self._listener.sockets]
+        self._access.listens_on(address for address, _ in addresses)
+        return addresses
 
     @property
     def requests_in_flight(self) -> int:
@@ -92,8 +101,11 @@ class HttpServer:
         connection.request_began()
         self._in_flight += 1
         try:
+            self._access.require(request, connection, self.open_paths)
             return await self.answer(request, connection)
         except Refused as refused:
+            if hdrs.CONTENT_ENCODING in request.headers:
+                connection.skip_rest()
             return await self._refuse(refused)
         except OutcomeUnknown:
             return error_reply(503, _OUTCOME_UNKNOWN, source=self.source)
@@ -176,6 +188,8 @@ def method_not_allowed(allowed: str) -> NoReturn:
 
 def _refusal(refused: Refused, source: str) -> Reply:
     fields = f"allow: {refused.allowed}\r\n" if isinstance(refused, _MethodNotAllowed) else ""
+    if refused.status == 401:
+        fields = "www-authenticate: Bearer\r\n"
     return error_reply(
         refused.status,
         refused.message,

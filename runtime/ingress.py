@@ -14,8 +14,9 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from .access import Access
 from .admission import Refused, Request
 from .durations import InvalidDuration, parse_duration_us
 from .event_streams import Items, last_event_id, send_events, wants_events
@@ -130,7 +131,10 @@ class Engine(Protocol):
 class Ingress(HttpServer):
     """The HTTP server in front of one engine."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    open_paths = frozenset(("/restate/health",))
+    """For supervisors, who have no token."""
+
+    def __init__(self, engine: Engine, settings: Settings, access: Access | None = None) -> None:
         limits = ConnectionLimits(
             header_timeout_seconds=settings.header_timeout_seconds,
             body_bytes_per_second_min=settings.body_bytes_per_second_min,
@@ -140,7 +144,7 @@ class Ingress(HttpServer):
             connections_max=settings.connections_max,
             connections_per_address_max=settings.connections_per_address_max,
         )
-        super().__init__(limits, settings.body_bytes_max)
+        super().__init__(limits, settings.body_bytes_max, access)
         self._engine = engine
         self._services = engine.registry.services
         self._health = msgspec.json.encode({"services": sorted(self._services)})
@@ -165,7 +169,6 @@ class Ingress(HttpServer):
             return Reply(200, self._health)
         require_method(request, "POST")
         if isinstance(route, Cancel):
-            _require_json_of_browsers(request)
             await self._engine.operations.cancel(route.id)
             return Reply(202, b"")
         if isinstance(route, Complete):
@@ -226,7 +229,6 @@ class Ingress(HttpServer):
         return _outcome(outcome, found)
 
     async def _complete(self, route: Complete, request: web.BaseRequest, connection: Connection) -> Reply:
-        _require_json_of_browsers(request)
         body = await self.read(request, request.content, connection)
         operations, id, signal = self._engine.operations, route.id, route.signal
         if route.resolve:
@@ -259,7 +261,6 @@ class Ingress(HttpServer):
 
     async def _target(self, request: web.BaseRequest, connection: Connection) -> Target:
         """The invocation that the body of a POST names."""
-        _require_json_of_browsers(request)
         body = await self.read(request, request.content, connection)
         try:
             return _target_decoder.decode(body)
@@ -282,8 +283,6 @@ def _headers(request: web.BaseRequest) -> tuple[dict[str, str], str | None]:
             if idempotency_key is not None:
                 raise Refused(400, "more than one idempotency-key header")
             idempotency_key = _idempotency_key(raw_value)
-        elif name in (b"origin", b"sec-fetch-site"):
-            _require_json_of_browsers(request)
     return headers, idempotency_key
 
 
@@ -297,16 +296,6 @@ def _idempotency_key(value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         raise Refused(400, "the idempotency-key is not UTF-8") from None
-
-
-def _require_json_of_browsers(request: web.BaseRequest) -> None:
-    """A page of any site can make a browser send to a loopback address, but not `application/json` without asking
-    first (CORS), and we never consent. GET requests of `<img>` and the like carry no Origin, but Sec-Fetch-Site."""
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    if hdrs.ORIGIN not in request.headers and site in ("none", "same-origin"):
-        return
-    if request.content_type != "application/json":
-        raise Refused(415, "a browser's request must have content-type: application/json")
 
 
 def _reason(request: web.BaseRequest, body: bytes) -> str:

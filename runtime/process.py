@@ -18,6 +18,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Coroutine
@@ -32,7 +33,8 @@ import uvloop
 from perdure.journal import Journal, JournalError
 
 from . import hash_seed, logs
-from .admin import Admin, is_loopback
+from .access import Access, TokenError, is_loopback
+from .admin import Admin
 from .clock import SystemClock
 from .data_dir import open_journal, open_slots, open_store
 from .engine import Engine
@@ -53,9 +55,6 @@ FAILED_GRACE_SECONDS = 1.0
 DESCRIPTORS_RESERVED = 128
 """For the journal, the listener and users' steps; connections get what is left."""
 
-TOKEN_BYTES_MIN = 16
-"""Shorter ones can be guessed over the network."""
-
 # After the start everything imported is frozen, so what the collector looks at is live invocations and state. They are
 # cut loose by hand when they end; it is a net for users' cycles and need not run every few requests, as 700 would.
 GC_THRESHOLD = (20_000, 20, 50)
@@ -69,10 +68,6 @@ class AddressError(StartRefused):
     """The process can't listen where it was told to."""
 
 
-class TokenError(StartRefused):
-    """The token of the admin API can't be used, or there is none where one is needed."""
-
-
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `perdure serve` was asked for."""
 
@@ -80,7 +75,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     ingress: tuple[str, int]
     admin: tuple[str, int]
-    admin_token: bytes | None = None
+    ingress_access: Access = msgspec.field(default_factory=Access)
+    admin_access: Access = msgspec.field(default_factory=Access)
+    tls: ssl.SSLContext | None = None
     settings: Settings
     hash_seed: int
     log_format: logs.Format = "auto"
@@ -95,22 +92,6 @@ def settings_of(config: Path | None, drain_grace: int | None, *, replay_always: 
     if drain_grace is not None:
         settings = msgspec.structs.replace(settings, drain_grace_seconds=drain_grace)
     return settings
-
-
-def token_of(file: Path | None) -> bytes | None:
-    """What the token file holds, without the white space around it. Raises TokenError."""
-    if file is None:
-        return None
-    try:
-        token = file.read_bytes().strip()
-    except OSError as error:
-        raise TokenError(f"cannot read the token file {file}: {error.strerror}") from error
-    if len(token) < TOKEN_BYTES_MIN:
-        raise TokenError(
-            f"the token in {file} has {len(token)} bytes, at least {TOKEN_BYTES_MIN} are needed: "
-            f"`openssl rand -hex 16 > {file}` makes one"
-        )
-    return token
 
 
 def serve(options: Options) -> int:
@@ -134,7 +115,7 @@ def serve(options: Options) -> int:
 
 def _refuse_open_admin(reserved: socket.socket, options: Options) -> None:
     host = str(reserved.getsockname()[0])
-    if options.admin_token is None and not is_loopback(host):
+    if options.admin_access.tokens is None and not is_loopback(host):
         raise TokenError(
             f"--admin {options.admin[0]} can be reached from elsewhere, and who reaches it can stop anything: "
             "give it a token by --admin-token-file, or leave it on 127.0.0.1"
@@ -198,7 +179,8 @@ class Server:
             store.close()
             raise
         try:
-            ingress, admin = Ingress(engine, self._settings), Admin(engine, self._options.admin_token)
+            ingress = Ingress(engine, self._settings, self._options.ingress_access)
+            admin = Admin(engine, self._options.admin_access)
             with admin.metrics.watching(ingress=ingress):
                 await self._serve(engine, ingress, admin)
         finally:
@@ -219,12 +201,13 @@ class Server:
 
     async def _listen(self, ingress: Ingress, admin: Admin) -> None:
         # The address that was looked at, not the name: a name may mean others too, beyond loopback.
-        at_admin = await _start(admin, self._reserved_for_admin.getsockname()[0], self._reserved_for_admin, "--admin")
-        at_ingress = await _start(ingress, self._options.ingress[0], self._reserved, "--ingress")
+        admin_host, tls = self._reserved_for_admin.getsockname()[0], self._options.tls
+        at_admin = await _start(admin, admin_host, self._reserved_for_admin, "--admin", tls)
+        at_ingress = await _start(ingress, self._options.ingress[0], self._reserved, "--ingress", tls)
         log.info(
             "serving",
-            ingress=_url(*at_ingress),
-            admin=_url(*at_admin),
+            ingress=_url(*at_ingress, tls),
+            admin=_url(*at_admin, tls),
             services=sorted(self._registry.services),
             data_dir=str(self._options.data_dir),
             pid=os.getpid(),
@@ -256,10 +239,12 @@ class Server:
                 await working
 
 
-async def _start(server: HttpServer, host: str, reserved: socket.socket, option: str) -> tuple[str, int]:
+async def _start(
+    server: HttpServer, host: str, reserved: socket.socket, option: str, tls: ssl.SSLContext | None
+) -> tuple[str, int]:
     port = reserved.getsockname()[1]
     try:
-        addresses = await server.start(host, port)
+        addresses = await server.start(host, port, tls)
     except OSError as error:
         raise _address_error(host, port, error, option) from error
     reserved.close()
@@ -310,5 +295,6 @@ def _tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(host: str, port: int, tls: ssl.SSLContext | None) -> str:
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -131,6 +131,11 @@ def module(tmp_path: Path) -> Path:
     return file
 
 
+def secret(file: Path, content: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(content)
+
+
 def command(target: Path | str, data_dir: Path, *options: str) -> list[str]:
     serve = [sys.executable, "-m", "perdure.runtime", "serve", str(target), "--data-dir", str(data_dir)]
     for name in ("--ingress", "--admin"):
@@ -192,7 +197,7 @@ def test_it_says_once_where_it_serves(serve: Serve, tmp_path: Path) -> None:
 
 def test_the_admin_port_takes_the_token(serve: Serve, tmp_path: Path) -> None:
     """On every address, then; the one that 0 became is in `serving`, the token nowhere."""
-    (tmp_path / "token").write_text("0123456789abcdef\n")
+    secret(tmp_path / "token", "0123456789abcdef\n")
 
     with serve("--admin", "0.0.0.0:0", "--admin-token-file", "token") as served:
         address = served.events[-1]["admin"].replace("0.0.0.0", "127.0.0.1")
@@ -434,12 +439,13 @@ def test_an_admin_port_for_everybody_without_a_token(module: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("content", "named"), [(None, "No such file"), ("", "has 0 bytes"), (" 123456789012345 \n", "has 15 bytes")]
+    ("content", "named"),
+    [(None, "No such file"), ("", "is empty"), (" 123456789012345 \n", "has 15 bytes")],
 )
 def test_a_token_file_that_is_of_no_use(module: Path, tmp_path: Path, content: str | None, named: str) -> None:
     """It is named, and what it holds is not shown."""
     if content is not None:
-        (tmp_path / "token").write_text(content)
+        secret(tmp_path / "token", content)
 
     code, line = refused(module, tmp_path / "data", "--admin-token-file", "token")
 

@@ -12,6 +12,7 @@ import pytest
 
 from perdure.journal import MemoryJournal
 from perdure.runtime import ManualClock, Runtime, Settings
+from perdure.runtime.access import Access, Tokens
 from perdure.runtime.admin import Admin
 
 
@@ -76,7 +77,7 @@ async def operate() -> AsyncIterator[Operate]:
                 journal=journal or MemoryJournal(),
             )
             await runtime.__aenter__()
-            admin = Admin(runtime.engine, token)
+            admin = Admin(runtime.engine, None if token is None else Access(Tokens([token])))
             running.append((admin, runtime))
             [(host, port)] = await admin.start("127.0.0.1", 0)
             return Operator(runtime, clock, f"http://{host}:{port}", session)

@@ -15,6 +15,7 @@ import uvloop
 
 from perdure.journal import MemoryJournal
 from perdure.objects.errors import Failure
+from perdure.runtime.access import Access
 from perdure.runtime.admission import Refused, Request
 from perdure.runtime.clock import SystemClock
 from perdure.runtime.engine import Engine
@@ -281,7 +282,7 @@ async def serve(engine: FakeEngine) -> AsyncIterator[Serve]:
     running: list[Served] = []
 
     async def start(**settings: object) -> Served:
-        ingress = Ingress(engine, msgspec.convert(settings, Settings))
+        ingress = Ingress(engine, msgspec.convert(settings, Settings), Access(names=["x"]))  # as raw requests name it
         [(_, port)] = await ingress.start("127.0.0.1", 0)
         running.append(Served(ingress, engine, port))
         return running[-1]
@@ -305,7 +306,7 @@ async def serve_classes() -> AsyncIterator[Serve]:
     async def start(*classes: type, **settings: object) -> Served:
         chosen = msgspec.convert(settings, Settings)
         engine = await Engine.open(Registry(classes), MemoryJournal(), chosen, SystemClock())
-        ingress = Ingress(engine, chosen)
+        ingress = Ingress(engine, chosen, Access(names=["x"]))
         [(_, port)] = await ingress.start("127.0.0.1", 0)
         running.append((Served(ingress, engine, port), engine))
         return running[-1][0]

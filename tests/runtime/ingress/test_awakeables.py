@@ -216,15 +216,15 @@ async def test_bad_paths(served: Served, method: str, path: str, status: int) ->
     "path",
     ["/restate/awakeables/{a}/resolve", "/restate/invocation/{i}/cancel", "/restate/invocation/{i}/signals/s/resolve"],
 )
-async def test_a_web_page_has_to_ask_first(served: Served, path: str) -> None:
-    """A browser sends no `application/json` to another site without asking."""
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json"])
+async def test_a_web_page_is_refused(served: Served, path: str, content_type: str) -> None:
     id, awakeable = await awaiting(served)
 
     answer = await served.post(
-        path.format(a=awakeable, i=id), 1, origin="http://evil.example", content_type="text/plain"
+        path.format(a=awakeable, i=id), 1, origin="http://evil.example", content_type=content_type
     )
 
-    assert answer.status == 415
+    assert answer.status == 403
     assert (await served.get(f"/restate/output/{id}")).status == 470
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,14 @@ class Asker:
         return await self.post({"query": statement}, accept=accept)
 
     async def rows(self, statement: str) -> list[dict[str, Any]]:
-        return (await self.ask(statement)).rows
+        return (await self.until_there_is_time(lambda: self.ask(statement))).rows
+
+    async def until_there_is_time(self, ask: Callable[[], Coroutine[object, None, Answer]]) -> Answer:
+        """Queries give way to everything else on the machine, so on a busy one even a short one may take too long."""
+        async with asyncio.timeout(60):
+            while (answer := await ask()).status == 504:
+                pass
+        return answer
 
     async def post(self, body: object, **headers: str) -> Answer:
         async with self.session.post(self.url + "/query", json=body, headers=headers) as response:
