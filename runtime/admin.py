@@ -87,7 +87,7 @@ class Admin(HttpServer):
             return Reply(200, self._version)
         if parts == ["metrics"]:
             require_method(request, "GET")
-            body, content_type = self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
+            body, content_type = await self.metrics.text(request.headers.get(hdrs.ACCEPT, ""))
             return Reply(200, body, content_type=content_type)
         if parts[0] == "invocations" and len(parts) == 2:
             require_method(request, "GET")

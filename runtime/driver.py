@@ -114,9 +114,9 @@ class Driver:
         """How many handlers are in memory."""
         return len(self._executions)
 
-    def unrecorded(self) -> Counter[str]:
+    def unrecorded(self) -> Counter[tuple[str, str]]:
         """How many reads are open that the kernel doesn't know of, by service and handler."""
-        return Counter(f"{record.service}/{record.handler}" for record in self._unrecorded.values())
+        return Counter((record.service, record.handler) for record in self._unrecorded.values())
 
     def running_steps(self) -> list[asyncio.Task[None]]:
         return self._steps.running()

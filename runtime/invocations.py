@@ -235,7 +235,8 @@ class Counts(Struct, omit_defaults=True):
 
     `queued` in mailboxes or scheduled, of all objects; `begun_of` those that have committed a turn and are not over, by
     service and handler; `retained` by family.
-    `open_of` those that have not ended, by service and handler; of them, `scheduled_of` and `paused_of` by service.
+    `open_of` those that have not ended, by service and then handler, of all that there ever were; of them,
+    `scheduled_of` and `paused_of` by service.
     `mailboxes`: by service, how many of its mailboxes hold one invocation, two, and so on; without the empty ones.
     `frozen_at`: when they were last written down; everything on the store's agenda is due at once or after that.
     """
@@ -244,7 +245,7 @@ class Counts(Struct, omit_defaults=True):
     begun_of: dict[str, int] = {}
     retained: dict[str, int] = {}
     frozen_at: int = 0
-    open_of: dict[str, int] = {}
+    open_of: dict[str, dict[str, int]] = {}
     scheduled_of: dict[str, int] = {}
     paused_of: dict[str, int] = {}
     mailboxes: dict[str, dict[int, int]] = {}
@@ -256,7 +257,10 @@ class Counts(Struct, omit_defaults=True):
         _add(self.retained, family, count)
 
     def opened(self, invocation: Invocation, count: int) -> None:
-        _add(self.open_of, f"{invocation.service}/{invocation.handler}", count)
+        try:  # each invocation comes by here twice
+            self.open_of[invocation.service][invocation.handler] += count
+        except KeyError:
+            self.open_of.setdefault(invocation.service, {})[invocation.handler] = count
 
     def scheduled(self, invocation: Invocation, count: int) -> None:
         self.queued += count

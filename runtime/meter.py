@@ -9,15 +9,16 @@ This file knows no names of metrics, and no key or id gets here: of an invocatio
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final
 
 from .invocations import Invocation
 from .kernel import CANCELLED, KILLED
 from .records import Attempted, Outcome, Paused, Success
 
-LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600, 86400)
+LATENCY_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600, 3600)
 """From a turn that only adds to handlers that wait for people."""
+
+_LATENCY_US: Final = [round(seconds * 1e6) for seconds in LATENCY_SECONDS]
 
 SYNC_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 """0.1 ms is a good NVMe disk, 5 ms one that syncs for real, 100 ms one in trouble."""
@@ -32,7 +33,7 @@ class Spread:
 
     __slots__ = ("bounds", "counts", "sum")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
@@ -43,13 +44,17 @@ class Spread:
 
 
 class HandlerMeter:
-    """What became of one handler's invocations, and of their steps."""
+    """What became of one handler's invocations, and of their steps.
+
+    `latency_counts[n]` are those that took up to `LATENCY_SECONDS[n]`, `latency_us` is the time of all of them.
+    """
 
     __slots__ = (
         "cancelled",
         "failed",
         "killed",
-        "latency_seconds",
+        "latency_counts",
+        "latency_us",
         "paused",
         "retries",
         "steps_failed",
@@ -62,7 +67,8 @@ class HandlerMeter:
         self.succeeded = self.failed = self.cancelled = self.killed = 0
         self.retries = self.paused = 0
         self.steps_started = self.steps_retried = self.steps_failed = 0
-        self.latency_seconds = Spread(LATENCY_SECONDS)
+        self.latency_counts = [0] * (len(_LATENCY_US) + 1)
+        self.latency_us = 0
 
     @property
     def ended(self) -> int:
@@ -70,30 +76,32 @@ class HandlerMeter:
 
 
 class Meter:
-    """`turns` that were run, `turns_replayed` to bring back `runs_replayed` handlers that had left memory."""
+    """`handlers` by service and name.
+
+    `turns` that were run, `turns_replayed` to bring back `runs_replayed` handlers that had left memory.
+    """
 
     __slots__ = ("_synced_lsn", "batch_records", "handlers", "runs_replayed", "sync_seconds", "turns", "turns_replayed")
 
     def __init__(self) -> None:
-        self.handlers: dict[tuple[str, str], HandlerMeter] = {}
+        self.handlers: dict[str, dict[str, HandlerMeter]] = {}
         self.turns = self.turns_replayed = self.runs_replayed = 0
         self.sync_seconds = Spread(SYNC_SECONDS)
         self.batch_records = Spread(BATCH_RECORDS)
         self._synced_lsn = 0
 
     def of(self, invocation: Invocation) -> HandlerMeter:
-        target = (invocation.service, invocation.handler)
-        meter = self.handlers.get(target)
-        if meter is None:
-            meter = self.handlers[target] = HandlerMeter()
-        return meter
+        try:
+            return self.handlers[invocation.service][invocation.handler]
+        except KeyError:
+            handlers = self.handlers.setdefault(invocation.service, {})
+            return handlers.setdefault(invocation.handler, HandlerMeter())
 
     def begin(self, synced_lsn: int) -> None:
         """What comes behind that record is new."""
         self._synced_lsn = synced_lsn
 
-    def ended(self, invocation: Invocation, outcome: Outcome | None, now: int) -> None:
-        """`now` in microseconds."""
+    def ended(self, invocation: Invocation, outcome: Outcome | None, now_us: int) -> None:
         meter = self.of(invocation)
         if type(outcome) is Success:
             meter.succeeded += 1
@@ -103,10 +111,13 @@ class Meter:
             meter.killed += 1
         else:
             meter.failed += 1
-        since = invocation.created_at if invocation.due is None else max(invocation.created_at, invocation.due)
-        meter.latency_seconds.add(max(0, now - since) / 1e6)  # a clock that was set back, or a delay cut short
+        took_us = now_us - (invocation.due or invocation.created_at)
+        if took_us > 0:  # or the clock was set back, or it was cancelled before its delay was over
+            meter.latency_us += took_us
+        meter.latency_counts[bisect_left(_LATENCY_US, took_us)] += 1
 
     def stumbled(self, invocation: Invocation, record: Attempted | Paused) -> None:
+        """It was recorded that a turn or step of it failed, or that it was paused."""
         meter = self.of(invocation)
         if isinstance(record, Paused) or record.next_at is None:
             meter.paused += 1

@@ -14,8 +14,12 @@ from .checkpoints import Checkpoints
 from .driver import Driver
 from .invocations import RUNS
 from .ledger import Ledger
+from .meter import HandlerMeter
 from .registry import Registry
 from .settings import Settings
+
+Target = tuple[str, str]
+"""Service and handler."""
 
 STATUSES = ("scheduled", "pending", "begun", "paused")
 
@@ -41,32 +45,29 @@ class Vitals:
         self.registry = registry
         self.settings = settings
         self.lsn_at_start = 0
-        self._open_at_start: dict[str, int] = {}
+        self._open_at_start: Counter[Target] = Counter()
 
     def begin(self) -> None:
         """After the recovery: what there is now was accepted by an earlier process."""
         self.lsn_at_start = self.ledger.last_lsn
-        self._open_at_start = dict(self.kernel.counts.open_of)
+        self._open_at_start = self._open()
 
-    def handlers(self) -> list[tuple[str, str]]:
-        """Those that are served, and those of other releases that something was counted of."""
-        served = [(service.name, name) for service in self.registry.services.values() for name in service.handlers]
-        return [*dict.fromkeys([*served, *sorted(self.meter.handlers)])]
+    def served(self) -> list[Target]:
+        return [(service.name, name) for service in self.registry.services.values() for name in service.handlers]
 
-    def accepted(self) -> Counter[tuple[str, str]]:
+    def metered(self) -> dict[Target, HandlerMeter]:
+        """The handlers that something was counted of."""
+        handlers = self.meter.handlers
+        return {(service, name): meter for service, of in handlers.items() for name, meter in of.items()}
+
+    def accepted(self) -> Counter[Target]:
         """How many since the start: what has ended, and what is open and wasn't open then.
 
         So nothing has to be counted when one is accepted, by a request or in a turn of another.
         """
-        accepted = Counter({target: meter.ended for target, meter in self.meter.handlers.items()})
-        for counts, sign in (
-            (self.kernel.counts.open_of, 1),
-            (self.driver.unrecorded(), 1),
-            (self._open_at_start, -1),
-        ):
-            for target, count in counts.items():
-                service, _, handler = target.partition("/")
-                accepted[service, handler] += sign * count
+        accepted = Counter({target: meter.ended for target, meter in self.metered().items()})
+        accepted.update(self._open())
+        accepted.subtract(self._open_at_start)
         return accepted
 
     def open_by_status(self) -> dict[tuple[str, str], int]:
@@ -74,14 +75,19 @@ class Vitals:
         counts = self.kernel.counts
         waiting = {"scheduled": counts.scheduled_of, "pending": self.mailed(), "paused": counts.paused_of}
         all_open: Counter[str] = Counter(dict.fromkeys(self.registry.services, 0))
-        for one in (counts.open_of, self.driver.unrecorded()):
-            for target, count in one.items():
-                all_open[target.partition("/")[0]] += count
+        for (service, _), count in self._open().items():
+            all_open[service] += count
         found: dict[tuple[str, str], int] = {}
         for service, count in all_open.items():
-            others = {status: of.get(service, 0) for status, of in waiting.items()}
-            others["begun"] = count - sum(others.values())
-            found.update({(service, status): others[status] for status in STATUSES})
+            of = {status: by_service.get(service, 0) for status, by_service in waiting.items()}
+            of["begun"] = count - sum(of.values())
+            found.update({(service, status): of[status] for status in STATUSES})
+        return found
+
+    def _open(self) -> Counter[Target]:
+        open_of = self.kernel.counts.open_of
+        found = Counter({(service, name): count for service, of in open_of.items() for name, count in of.items()})
+        found.update(self.driver.unrecorded())
         return found
 
     def mailed(self) -> dict[str, int]:

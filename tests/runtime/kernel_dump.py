@@ -59,7 +59,7 @@ def counted(kernel: Kernel) -> dict[str, Any]:
             mailboxes.setdefault(service, Counter())[len(entry.mailbox)] += 1
     return {
         "queued": sum(one.status in (Status.SCHEDULED, Status.PENDING) for one in open_now),
-        "open_of": Counter(f"{one.service}/{one.handler}" for one in open_now),
+        "open_of": Counter((one.service, one.handler) for one in open_now),
         "scheduled_of": Counter(one.service for one in open_now if one.status is Status.SCHEDULED),
         "paused_of": Counter(one.service for one in open_now if one.status is Status.PAUSED),
         "mailboxes": mailboxes,
@@ -68,7 +68,8 @@ def counted(kernel: Kernel) -> dict[str, Any]:
 
 def told_by(counts: Counts) -> dict[str, Any]:
     told = msgspec.structs.asdict(counts)
-    return {name: told[name] for name in ("queued", "open_of", "scheduled_of", "paused_of", "mailboxes")}
+    open_of = {(service, name): n for service, of in counts.open_of.items() for name, n in of.items() if n}
+    return {name: told[name] for name in ("queued", "scheduled_of", "paused_of", "mailboxes")} | {"open_of": open_of}
 
 
 _KINDS = (b"c", b"k", b"w")

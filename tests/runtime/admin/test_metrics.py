@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import aiohttp
 import pytest
 from prometheus_client import parser
 
 from perdure.journal import MemoryJournal
 from perdure.objects import RetryPolicy, Service, TerminalError, VirtualObject, handler, shared, step
 from perdure.runtime import ManualClock, Runtime, Settings
+from perdure.runtime.admission import Refused
+from perdure.runtime.ingress import Ingress
 from perdure.runtime.metrics import Metrics
 from perdure.runtime.store import MemoryStore
 
@@ -85,8 +88,9 @@ async def figures_of(operator: Any) -> Any:
     return lookup(await operator.text("/metrics"))
 
 
-def scraped(runtime: Runtime) -> Any:
-    return lookup(Metrics(runtime.engine.vitals).text()[0].decode())
+async def scraped(runtime: Runtime) -> Any:
+    body, _ = await Metrics(runtime.engine.vitals).text()
+    return lookup(body.decode())
 
 
 async def test_calls_and_messages_are_counted_by_handler_and_outcome(operate: Operate) -> None:
@@ -177,7 +181,7 @@ async def test_latencies_count_from_the_acceptance_or_when_a_delay_was_over(oper
     def up_to(seconds: str) -> Any:
         return figures("perdure_invocation_duration_seconds_bucket", service="Account", handler="wait", le=seconds)
 
-    assert (up_to("1.0"), up_to("2.5"), up_to("5.0"), up_to("+Inf")) == (0, 2, 3, 3)
+    assert (up_to("1.0"), up_to("2.5"), up_to("10.0"), up_to("+Inf")) == (0, 2, 3, 3)
     assert figures("perdure_invocation_duration_seconds_count", service="Account", handler="wait") == 3
     assert figures("perdure_invocation_duration_seconds_sum", service="Account", handler="wait") == 2 + 4 + 2
 
@@ -222,6 +226,49 @@ async def test_the_journal_and_answers_are_counted(operate: Operate) -> None:
     assert figures("perdure_http_requests_in_flight", server="admin") == 1
 
 
+async def test_what_the_ingress_refuses_is_counted_by_status() -> None:
+    """A mailbox that is full is 429, a connection too many 503, whatever it would have asked for."""
+    settings = Settings(mailbox_per_key_max=1, connections_max=1)
+    async with Runtime([Account], data_dir=None, settings=settings) as runtime:
+        ingress = Ingress(runtime.engine, settings)
+        metrics = Metrics(runtime.engine.vitals, {"ingress": ingress})
+        [(host, port)] = await ingress.start("127.0.0.1", 0)
+        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+            statuses: list[int] = []
+            for _ in range(4):
+                async with session.post("/Account/a/wait/send", data=b"60") as response:
+                    statuses.append(response.status)
+            reader, writer = await asyncio.open_connection(host, port)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+        body, _ = await metrics.text()
+        figures = lookup(body.decode())
+        await ingress.close(0)
+
+    assert statuses == [202, 202, 429, 429]
+    assert figures("perdure_http_responses_total", server="ingress", status="202") == 2
+    assert figures("perdure_http_responses_total", server="ingress", status="429") == 2
+    assert figures("perdure_http_responses_total", server="ingress", status="503") == 1
+    assert figures("perdure_invocations_accepted_total", service="Account", handler="wait") == 2
+
+
+async def test_a_full_journal_is_told_of() -> None:
+    """1 while there is no room, 0 when there is again."""
+    journal = MemoryJournal()
+    async with Runtime([Account], data_dir=None, journal=journal) as runtime:
+        await runtime.ref(Account, "a").add(1)
+        journal._capacity_bytes = 0  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(Refused, match="full"):
+            await runtime.ref(Account, "a").add(1)
+        full = await scraped(runtime)
+        journal._capacity_bytes = None  # pyright: ignore[reportPrivateUsage]
+        await runtime.ref(Account, "a").add(1)
+        again = await scraped(runtime)
+
+    assert full("perdure_journal_full") == 1
+    assert again("perdure_journal_full") == 0
+
+
 async def test_after_a_restart_counters_begin_anew_and_gauges_go_on() -> None:
     """What is open is told of although it is not in memory; what comes back is counted."""
     clock = ManualClock()
@@ -237,7 +284,7 @@ async def test_after_a_restart_counters_begin_anew_and_gauges_go_on() -> None:
         await runtime.engine.settled()
 
     async with start(MemoryJournal(journal.records, first_lsn=journal.first_lsn)) as runtime:
-        figures = scraped(runtime)
+        figures = await scraped(runtime)
 
         assert figures("perdure_resident_invocations") < 5
         assert figures("perdure_invocations", service="Account", status="begun") == 4
@@ -248,7 +295,7 @@ async def test_after_a_restart_counters_begin_anew_and_gauges_go_on() -> None:
 
         await runtime.ref(Account, "z").add(1)
         await runtime.advance(200)
-        figures = scraped(runtime)
+        figures = await scraped(runtime)
 
         assert figures("perdure_invocations_accepted_total", service="Account", handler="wait") == 0
         assert figures("perdure_invocations_accepted_total", service="Account", handler="add") == 1
