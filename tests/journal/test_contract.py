@@ -116,6 +116,30 @@ def test_a_flush_is_acknowledged_up_to_its_last_record(journal: Journal) -> None
     assert journal.unsynced_bytes == 1
 
 
+def test_appended_bytes_are_of_this_life(start: OpenJournal) -> None:
+    """Synced or not; a restart begins anew."""
+    journal = start()
+    append_all(journal, b"abc", b"")
+    journal.flush()
+    append_all(journal, b"de")
+    assert journal.appended_bytes == 5
+    journal.close()
+
+    journal = start()
+    assert journal.appended_bytes == 0
+    journal.close()
+
+
+def test_whoever_hears_of_a_batch_may_ask_how_long_it_took(journal: Journal) -> None:
+    heard: list[float] = []
+    journal.subscribe(lambda _: heard.append(journal.commit_seconds), lambda _: None)
+    append_all(journal, b"a")
+    journal.flush()
+    wait_until(lambda: len(heard) == 1)
+
+    assert 0 <= heard[0] < 10
+
+
 def test_an_empty_flush_is_nothing(journal: Journal) -> None:
     heard = listen(journal)
 

@@ -59,6 +59,16 @@ def test_a_full_segment_ends_with_a_frame_that_says_so(tmp_path: Path) -> None:
     assert found[-1] == Kind.SEAL
 
 
+def test_a_log_tells_how_many_segments_it_has(tmp_path: Path) -> None:
+    """As many as there are files; trimmed ones aren't counted."""
+    with Log.open(tmp_path, options=LogOptions(segment_bytes=SEGMENT_BYTES, writer_thread=False)) as log:
+        assert log.segments == 1
+        append_many(log, 40)
+        assert log.segments == len(names(tmp_path, "segment")) > 2
+        log.trim(log.next_lsn)
+        assert log.segments == len(names(tmp_path, "segment")) == 1
+
+
 def test_trimmed_segments_are_used_again(tmp_path: Path) -> None:
     """Their old frames never verify; beyond a few free ones they are deleted, so the directory does not grow."""
     with Log.open(tmp_path, options=OPTIONS) as log:

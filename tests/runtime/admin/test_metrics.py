@@ -167,6 +167,30 @@ async def test_what_is_open_is_told_by_status_and_mailboxes_by_their_depth(opera
     assert figures("perdure_mailbox_depth_max", service="Account") == 0
 
 
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+@pytest.mark.parametrize("handler", ["wait", "fail"])
+async def test_what_was_paused_is_not_any_more_when_it_has_ended(operate: Operate, end: str, handler: str) -> None:
+    """Whether it had committed a turn, and gets its cancellation, or not, and just ends."""
+    operator = await operate(Account)
+    runtime = operator.runtime
+    if handler == "wait":
+        paused = await runtime.send(runtime.ref(Account, "a").wait, 60)
+        await runtime.engine.settled()
+        await operator.patch(paused.id, "pause")
+    else:
+        paused = await runtime.send(runtime.ref(Account, "a").fail)
+        await runtime.advance(600)
+    before = await figures_of(operator)
+
+    await operator.patch(paused.id, end)
+    await runtime.engine.settled()
+    after = await figures_of(operator)
+
+    for figures, count in ((before, 1), (after, 0)):
+        assert figures("perdure_invocations", service="Account", status="paused") == count
+        assert figures("perdure_invocations", service="Account", status="begun") == 0
+
+
 async def test_latencies_count_from_the_acceptance_or_when_a_delay_was_over(operate: Operate) -> None:
     """The second waits two seconds behind the first, and two itself; the third is delayed by an hour."""
     operator = await operate(Account)

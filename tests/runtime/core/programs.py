@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.objects import TerminalError, VirtualObject, handler, shared
 from perdure.runtime.records import Send, Turn
+from tests.runtime.kernel_dump import counted, told_by
 
 if TYPE_CHECKING:
     from tests.runtime.core.conftest import World
@@ -179,6 +180,7 @@ def all_ended_well(world: World) -> None:
     assert not world.engine.failed.done()
     world.objects()  # which brings all of it into memory
     assert all(one.ended for one in kernel.invocations.values())
+    assert told_by(kernel.counts) == counted(kernel)
     assert kernel.counts.queued == 0
     assert len(kernel.timers) == 0
     assert all(entry.holder is None and not entry.mailbox for entry in kernel.objects.values())

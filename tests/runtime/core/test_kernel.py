@@ -21,7 +21,9 @@ from perdure.runtime.records import (
     Due,
     Invoked,
     Killed,
+    Paused,
     PutBack,
+    Resumed,
     Send,
     Success,
     Timer,
@@ -268,6 +270,15 @@ def test_cancelling_one_that_waits_ends_it_and_leaves_the_others(invoked: Build)
     ] * 2
     assert kernel.counts.queued == 1
     assert len(kernel.timers) == 0
+
+
+def test_one_that_is_paused_again_is_counted_once(invoked: Build) -> None:
+    """By an operator, say, while what its step was told is being read."""
+    kernel = apply(invoked("a"), Paused(2, "a", BOOM), Paused(3, "a", BOOM))
+
+    assert kernel.counts.paused_of == {"Account": 1}
+    kernel.apply(Resumed(4, "a"))
+    assert kernel.counts.paused_of == {}
 
 
 def test_killing_the_holder_passes_the_key_on(invoked: Build) -> None:
