@@ -52,6 +52,8 @@ OVER_SYNC_MS_MAX = 0.4
 STEPS_P50_MS_MAX = 3.0
 STEPS_PER_SECOND_MIN = 2_000
 CALLS_PER_SECOND_MIN = 15_000
+FIRST_ITEM_MS_MAX = 5.0
+STREAMS = 500
 
 console = Console(highlight=False)
 
@@ -113,6 +115,7 @@ class Figures(msgspec.Struct, kw_only=True):
     counter: dict[int, list[Load]]
     syncs_per_second: dict[int, list[float]]
     ten_steps: dict[int, list[Load]]
+    first_item_ms: list[float]
     calls: Calls
     transfers: Transfers
 
@@ -220,6 +223,19 @@ def measure_steps(url: str, effort: Effort, figures: Figures) -> None:
                 figures.ten_steps[connections].append(drive(url, "/Steps/%d/ten", connections, effort.seconds))
 
 
+async def measure_streams(url: str) -> list[float]:
+    """From each request to the first item of its stream, one after the other, in ms."""
+    taken: list[float] = []
+    async with aiohttp.ClientSession() as session:
+        for key in range(STREAMS):
+            began = time.perf_counter()
+            async with session.post(f"{url}/Stream/{key}/count", json=10) as response:
+                await response.content.readuntil(b"\n\n")
+                taken.append((time.perf_counter() - began) * 1_000)
+                await response.read()
+    return taken
+
+
 async def measure_calls(url: str, effort: Effort) -> Calls:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONVOY_SECONDS_MAX)) as session:
 
@@ -282,6 +298,7 @@ def measure(effort: Effort, directory: Path) -> Figures:
         counter={connections: [] for connections in CONNECTIONS},
         syncs_per_second={connections: [] for connections in CONNECTIONS},
         ten_steps={1: [], 64: []},
+        first_item_ms=[],
         calls=Calls(0, 1),
         transfers=Transfers(0, 1, 0, 0),
     )
@@ -290,6 +307,8 @@ def measure(effort: Effort, directory: Path) -> Figures:
         counter = stack.enter_context(serving(*perdure(data_dir)))
         measure_http(counter, echo, data_dir, effort, figures)
         measure_steps(counter, effort, figures)
+        with console.status(f"{STREAMS} streams"):
+            figures.first_item_ms = uvloop.run(measure_streams(counter))
         with console.status(f"{effort.callers} handlers, {effort.calls:,} calls by each"):
             figures.calls = uvloop.run(measure_calls(counter, effort))
         with console.status(f"{CLIENTS} clients, {effort.transfers:,} awaited transfers among {ACCOUNTS} accounts"):
@@ -357,6 +376,12 @@ def aims(figures: Figures) -> list[tuple[bool, str, str]]:
             steps_per_second >= STEPS_PER_SECOND_MIN,
             f"ten steps, 64 connections: at least {STEPS_PER_SECOND_MIN:,} handlers/s",
             f"{steps_per_second:,.0f}/s",
+        ),
+        (
+            statistics.quantiles(figures.first_item_ms, n=100)[98] <= FIRST_ITEM_MS_MAX,
+            f"the first item of a stream: p99 at most {FIRST_ITEM_MS_MAX} ms",
+            f"{statistics.quantiles(figures.first_item_ms, n=100)[98]:.2f} ms, "
+            f"p50 {statistics.median(figures.first_item_ms):.2f} ms",
         ),
         (
             calls.per_second >= CALLS_PER_SECOND_MIN,

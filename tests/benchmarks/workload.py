@@ -1,5 +1,7 @@
 """What `perdure serve` serves for the benchmark, beside the examples."""
 
+from collections.abc import AsyncIterator
+
 from perdure.objects import VirtualObject, handler
 
 
@@ -26,6 +28,13 @@ class Caller(VirtualObject):
 
 async def work(number: int) -> int:
     return number + 1
+
+
+class Stream(VirtualObject):
+    @handler
+    async def count(self, until: int) -> AsyncIterator[int]:
+        for number in range(until):
+            yield number
 
 
 class Steps(VirtualObject):
