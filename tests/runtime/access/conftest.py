@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 import uvloop
 from aiohttp import web
 from yarl import URL
@@ -144,3 +145,26 @@ async def open_port() -> AsyncIterator[Open]:
             yield start
             for server in running:
                 await server.close(0)
+
+
+@dataclass
+class Papers:
+    """A certificate for 127.0.0.1, its key, and who trusts it."""
+
+    authority: trustme.CA
+    certificate: Path
+    key: Path
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        context.load_verify_locations(cadata=self.authority.cert_pem.bytes().decode())
+        return context
+
+
+@pytest.fixture
+def papers(tmp_path: Path) -> Papers:
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1")
+    certificate = secret(tmp_path / "cert.pem", made.cert_chain_pems[0].bytes(), 0o644)
+    return Papers(authority, certificate, secret(tmp_path / "key.pem", made.private_key_pem.bytes()))

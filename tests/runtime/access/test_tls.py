@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -21,30 +20,7 @@ from perdure.runtime.http_limits import ConnectionLimits
 from perdure.runtime.http_server import HttpServer
 from perdure.runtime.ingress import Ingress
 from perdure.runtime.tls import TlsError, load_tls
-from tests.runtime.access.conftest import OPEN, OTHER, TOKEN, Job, Open, secret
-
-
-@dataclass
-class Papers:
-    """A certificate for 127.0.0.1, its key, and who trusts it."""
-
-    authority: trustme.CA
-    certificate: Path
-    key: Path
-
-    @property
-    def trust(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        context.load_verify_locations(cadata=self.authority.cert_pem.bytes().decode())
-        return context
-
-
-@pytest.fixture
-def papers(tmp_path: Path) -> Papers:
-    authority = trustme.CA()
-    made = authority.issue_cert("127.0.0.1")
-    certificate = secret(tmp_path / "cert.pem", made.cert_chain_pems[0].bytes(), 0o644)
-    return Papers(authority, certificate, secret(tmp_path / "key.pem", made.private_key_pem.bytes()))
+from tests.runtime.access.conftest import OPEN, OTHER, TOKEN, Job, Open, Papers, secret
 
 
 @pytest.mark.parametrize("kind", [Ingress, Admin])
