@@ -72,7 +72,7 @@ class Admin(HttpServer):
         self._engine = engine
         self._queries = Queries(engine)
         self.metrics = Metrics(engine.vitals, {self.source: self})
-        self._areas: dict[str, Area] = {
+        self.areas: dict[str, Area] = {
             "version": self._version,
             "metrics": self._metrics,
             "query": self._query,
@@ -94,7 +94,7 @@ class Admin(HttpServer):
         if parts == ["health"]:
             require_method(request, "GET")
             return Reply(200, b'{"status":"ok"}')
-        area = self._areas.get(parts[0])
+        area = self.areas.get(parts[0])
         if area is None:
             raise Refused(404, f"there is {_FORMS}")
         return await area(parts[1:], request, partial(self.read, request, request.content, connection))

@@ -62,6 +62,9 @@ ADMIN_ROUTES = [
     *[("GET", "/health"), ("GET", "/version"), ("GET", f"/invocations/{ID}")],
     *[("PATCH", f"/invocations/{ID}/{verb}") for verb in ("pause", "resume", "cancel", "kill", "purge")],
     ("PATCH", f"/invocations/{ID}/restart-as-new"),
+    *[("GET", "/metrics"), ("POST", "/query"), ("GET", "/openapi"), ("GET", "/services"), ("GET", "/schedules")],
+    *[("GET", "/services/Job/state/a"), ("DELETE", "/services/Job/state/a"), ("POST", "/services/Job/state")],
+    *[("PATCH", f"/schedules/Job%2Frun/{verb}") for verb in ("pause", "resume", "trigger")],
 ]
 NOT_THERE = [
     *[("GET", "/"), ("POST", "/no/such/path"), ("OPTIONS", "/"), ("DELETE", "/health/x"), ("GET", "//health")],

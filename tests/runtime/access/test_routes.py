@@ -15,12 +15,19 @@ from perdure.runtime.http_limits import Connection, ConnectionLimits
 from perdure.runtime.http_replies import Reply
 from perdure.runtime.http_server import HttpServer
 from perdure.runtime.ingress import Ingress
-from tests.runtime.access.conftest import CLOSED, GOOD, INGRESS_ROUTES, OPEN, OTHER, TOKEN, Open
+from tests.runtime.access.conftest import ADMIN_ROUTES, CLOSED, GOOD, INGRESS_ROUTES, OPEN, OTHER, TOKEN, Open
 
 
 def test_every_route_of_the_ingress_is_in_the_list() -> None:
     """A new kind of route is a new member of `Route`, and must be asked for here too."""
     assert set(INGRESS_ROUTES) == set(get_args(http_paths.Route))
+
+
+async def test_every_area_of_the_admin_port_is_in_the_list(open_port: Open) -> None:
+    """The first word of a path says which."""
+    admin = (await open_port(Admin, None)).server
+    assert isinstance(admin, Admin)
+    assert {path.split("/")[1] for _, path in ADMIN_ROUTES} == {*admin.areas, "health"}
 
 
 def test_every_server_is_in_the_list_and_asks_before_it_answers() -> None:
