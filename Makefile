@@ -47,8 +47,8 @@ test: $(VENV)/.developing names
 ifdef ARGS
 	@$(PY) -m pytest $(ARGS)
 else
-	@$(PY) -m pytest tests/journal tests/crash
-	@$(PY) -m pytest -n 2 tests --ignore=tests/journal --ignore=tests/crash
+	@$(PY) -m pytest tests/journal
+	@$(PY) -m pytest -n 2 tests --ignore=tests/journal
 endif
 
 check: format-check lint types test

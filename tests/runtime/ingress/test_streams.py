@@ -238,6 +238,7 @@ async def test_the_client_goes_on_where_it_was_cut_off(serve_classes: Serve) -> 
         async def up() -> None:
             while data := await reader.read(65536):
                 back.write(data)
+            back.close()  # or the server would keep the connection for the next request
 
         upward = asyncio.ensure_future(up())
         left = 900
