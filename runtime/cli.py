@@ -1,4 +1,4 @@
-"""The command line: `perdure serve`, `check`, `replay`, `journal verify|dump`, `store verify|rebuild` and `sql`.
+"""The command line: `perdure serve`, `check`, `replay` and `journal`; the rest is in cli_store.py and cli_remote.py.
 
 What a person typed becomes one call here, and whatever goes wrong becomes one line on stderr and an exit code
 (exits.py). Nothing heavy is imported at the top: `serve` re-executes itself under its hash seed first, and `--help`
@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
+from .cli_remote import REMOTE
+from .cli_store import STORE
 from .exits import INTERNAL, INTERRUPTED, USAGE
 
 DATA_DIR = Path("perdure-data")
@@ -195,82 +197,8 @@ def dump(directory: Path, from_lsn: int) -> int:
     return journal_commands.dump(directory, from_lsn)
 
 
-@commands.group()
-def store() -> None:
-    """Look at the store beside a journal, or make it anew."""
-
-
-@store.command("verify")
-@click.argument("directory", metavar="DIR", type=PATH)
-def verify_store(directory: Path) -> int:
-    """Check every row of the store in data directory DIR, and that it fits the journal; also of a running process.
-
-    Exit code 0 if it is sound or not there yet, 12 if it is damaged or doesn't fit, 11 if a newer release wrote it.
-    """
-    from . import store_commands
-
-    return store_commands.verify(directory)
-
-
-@store.command()
-@click.argument("directory", metavar="DIR", type=PATH)
-def rebuild(directory: Path) -> int:
-    """Make the store in data directory DIR anew from the journal, while no process serves it.
-
-    Refused where the journal doesn't begin with record 1 any more. The old store is kept as store.sqlite.damaged.
-    """
-    from . import store_commands
-
-    return store_commands.rebuild(directory)
-
-
-@commands.command()
-@click.argument("directory", metavar="DIR", type=PATH)
-@click.argument("target", metavar="TARGET", type=PATH)
-def backup(directory: Path, target: Path) -> int:
-    """Copy data directory DIR to TARGET, a new folder or a file that ends in .tar; also while a process serves it.
-
-    All that was acknowledged before is in it. The copy is verified before it gets its name.
-
-    \b
-    Example: perdure backup perdure-data /backups/monday.tar
-    """
-    from . import backup_commands
-
-    return backup_commands.back_up(directory, target)
-
-
-@commands.command()
-@click.argument("source", metavar="SOURCE", type=PATH)
-@click.argument("directory", metavar="DIR", type=PATH)
-def restore(source: Path, directory: Path) -> int:
-    """Make the new data directory DIR from the backup SOURCE, if all of it is as it was backed up.
-
-    \b
-    Example: perdure restore /backups/monday.tar perdure-data
-    """
-    from . import backup_commands
-
-    return backup_commands.restore(source, directory)
-
-
-@commands.command()
-@click.argument("statement", metavar="SELECT")
-@click.option("--admin", "admin_url", metavar="URL", default=f"http://{ADMIN}", help=f"Default http://{ADMIN}.")
-@click.option("--format", "-f", "output", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
-@click.option("--token-file", type=PATH, metavar="FILE", help="Holds the token of the admin port, if it has one.")
-def sql(statement: str, admin_url: str, output: Any, token_file: Path | None) -> int:  # Any: one of click's choices
-    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks,
-    sys_service, state.
-
-    Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers, 5 without the right token.
-
-    \b
-    Example: perdure sql "SELECT target, waiting_for FROM sys_invocation WHERE status = 'suspended'"
-    """
-    from . import sql_commands
-
-    return sql_commands.ask(statement, admin_url, output, token_file)
+for _command in (*STORE, *REMOTE):
+    commands.add_command(_command)
 
 
 def _take_hash_seed_of(data_dir: Path) -> None:

@@ -1,0 +1,244 @@
+"""`perdure invocations list` and what is done to them, one by one, however many are meant."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from .exits import USAGE
+from .invocation_queries import OPEN, STATUSES, wanted
+from .remote import REFUSED, UNKNOWN, UNREACHABLE, CommandFailed, Server
+from .terminal import (
+    clock,
+    complain,
+    console,
+    count,
+    duration,
+    path_of,
+    print_json,
+    print_line,
+    seconds_between,
+    table,
+    text,
+)
+
+_FIELDS: Final = (
+    "id, target_service_name, target_service_key, target_handler_name, status, created_at, modified_at, completed_at, "
+    "retry_count, last_failure, waiting_for, completion_failure"
+)
+_TITLES: Final = {
+    "id": "id",
+    "target": "target",
+    "status": "status",
+    "created": "created (UTC)",
+    "since": "for",
+    "why": "waits for",
+    "retry_count": "retries",
+    "failure": "last failure",
+}
+
+
+class Action(NamedTuple):
+    """`of` are the statuses that it makes sense for: where many are meant, the others are left alone."""
+
+    verb: str
+    path: str
+    done: str
+    of: tuple[str, ...]
+
+
+ACTIONS: Final = {
+    action.verb: action
+    for action in (
+        Action("cancel", "cancel", "asked to end", OPEN),
+        Action("kill", "kill", "killed", OPEN),
+        Action("pause", "pause", "paused", ("ready", "running", "backing-off", "suspended")),
+        Action("resume", "resume", "resumed", ("paused", "backing-off")),
+        Action("purge", "purge", "purged", ("completed",)),
+        Action("restart", "restart-as-new", "restarted", ("completed",)),
+    )
+}
+
+
+# --- list -------------------------------------------------------------------------------------------------------------
+
+
+class Listed(NamedTuple):
+    """What `list` was asked for; `statuses` empty: those that have not ended, or any of one ID."""
+
+    query: str | None
+    statuses: tuple[str, ...]
+    all: bool
+    limit: int
+
+
+def show(asked: Listed, server: Server, *, as_json: bool) -> int:
+    """Prints them, the newest first.  Raises CommandFailed."""
+    rows = _rows(asked, server)
+    if as_json:
+        print_json(rows[: asked.limit])
+    else:
+        console().print(_listing(rows, asked.limit))
+    return 0
+
+
+def watch(asked: Listed, server: Server, every_seconds: float, *, as_json: bool) -> int:
+    """Prints them again and again, until Ctrl-C: on a terminal in place.  Raises CommandFailed if the first fails."""
+    rows = _rows(asked, server)
+    out = console()
+    with Live(Text(""), console=out, screen=out.is_terminal and not as_json, auto_refresh=False) as live:
+        try:
+            while True:
+                if as_json:
+                    print_json(rows[: asked.limit])
+                elif out.is_terminal:
+                    live.update(_listing(rows, asked.limit), refresh=True)
+                else:
+                    out.print(_listing(rows, asked.limit))
+                time.sleep(every_seconds)
+                rows = _rows_once_there_are(asked, server, every_seconds)
+        except KeyboardInterrupt:  # the way to end it
+            return 0
+
+
+def _rows_once_there_are(asked: Listed, server: Server, every_seconds: float) -> list[dict[str, Any]]:
+    """Whoever watches a process wants to see it come back, too."""
+    while True:
+        try:
+            return _rows(asked, server)
+        except CommandFailed as error:
+            if error.exit_code != UNREACHABLE:
+                raise
+            print_line(f"{error}")
+            time.sleep(every_seconds)
+
+
+def _rows(asked: Listed, server: Server) -> list[dict[str, Any]]:
+    """One more than asked for, if there are."""
+    found = wanted(asked.query, asked.statuses)
+    if not asked.statuses and not asked.all and found.id is None:
+        found = wanted(asked.query, OPEN)
+    return server.rows(
+        f"SELECT {_FIELDS} FROM sys_invocation WHERE {found.where} ORDER BY created_at DESC, id LIMIT {asked.limit + 1}"
+    )
+
+
+def _listing(rows: Sequence[Mapping[str, Any]], limit: int) -> RenderableType:
+    now = _now()
+    lines: list[RenderableType] = [table([_line(row, now) for row in rows[:limit]], _TITLES)] if rows else []
+    more = f", and more: --limit {limit * 10} shows them" if len(rows) > limit else ""
+    return Group(*lines, text(count(min(len(rows), limit), "invocation") + more))
+
+
+def _line(row: Mapping[str, Any], now: str) -> dict[str, object]:
+    since = row["modified_at"] if row["status"] != "completed" else row["completed_at"]
+    return {
+        **row,
+        "target": target_of(row),
+        "created": clock(row["created_at"]),
+        "since": duration(seconds_between(since, now)),
+        "why": ", ".join(map(reason_of, reasons_in(row))),
+        "retry_count": row["retry_count"] or None,
+        "failure": row["completion_failure"] or row["last_failure"],
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def target_of(row: Mapping[str, Any]) -> str:
+    """As it is typed."""
+    return path_of([row["target_service_name"], row["target_service_key"], row["target_handler_name"]])
+
+
+def reasons_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each thing that it waits for, as `sys_invocation.waiting_for` has it."""
+    return json.loads(row.get("waiting_for") or "[]") or []
+
+
+def reason_of(reason: Mapping[str, Any]) -> str:
+    """One thing that is waited for, in a few words."""
+    kind = str(reason.get("type"))
+    what = reason.get("target") or reason.get("name") or reason.get("held_by") or reason.get("id")
+    at = reason.get("until") or reason.get("at")
+    attempts = reason.get("failed_attempts")
+    said = [kind, "held by" if kind == "key" and what else "", str(what or ""), f"until {clock(at)}" if at else ""]
+    if attempts:
+        said.append(f"({count(int(attempts), 'failed attempt')}, next {clock(reason.get('next_attempt_at'))})")
+    return " ".join(part for part in said if part)
+
+
+# --- what is done to them ---------------------------------------------------------------------------------------------
+
+
+class Meant(NamedTuple):
+    id: str
+    target: str
+
+
+def act(action: Action, query: str, statuses: tuple[str, ...], server: Server, *, yes: bool, as_json: bool) -> int:
+    """Does it to each that is meant, and tells of each.  Raises CommandFailed."""
+    meant = _meant(action, query, statuses, server)
+    if not meant:
+        kind = "" if statuses == STATUSES else f" that is {' or '.join(statuses or action.of)}"
+        raise CommandFailed(f"nothing to {action.verb}: no invocation of {query!r}{kind}", UNKNOWN)
+    if len(meant) > 1 and not yes:
+        _confirm(action, meant)
+    done: list[dict[str, str]] = []
+    failed: list[dict[str, object]] = []
+    for each in meant:
+        try:
+            answer = server.patch(f"/invocations/{each.id}/{action.path}")
+        except CommandFailed as error:
+            if len(meant) == 1:
+                raise
+            if error.status is None:  # nobody there: nor will there be for the rest
+                untouched = len(meant) - len(done) - len(failed)
+                text = f"{len(done)} of {len(meant)} {action.done}, {untouched} may not be: {error}"
+                raise CommandFailed(text, error.exit_code) from error
+            failed.append({"id": each.id, "target": each.target, "status": error.status, "message": str(error)})
+            complain(f"{each.id} {each.target}: {error}")
+            continue
+        made = answer["new_invocation_id"] if action.path == "restart-as-new" else None
+        done.append({"id": each.id, **({} if made is None else {"new_invocation_id": made})})
+        if not as_json:
+            print_line(" ".join(part for part in (action.done, each.id, each.target, made and f"as {made}") if part))
+    if as_json:
+        print_json({"action": action.verb, "matched": len(meant), "done": done, "failed": failed})
+    elif len(meant) > 1:
+        print_line(f"{len(done)} of {count(len(meant), 'invocation')} {action.done}")
+    return REFUSED if failed else 0
+
+
+def _meant(action: Action, query: str, statuses: tuple[str, ...], server: Server) -> list[Meant]:
+    """Those of the statuses that it makes sense for; one that is named by its ID whatever it does."""
+    found = wanted(query, statuses)
+    if found.id is not None and not statuses:
+        return [Meant(found.id, "")]
+    if not statuses:
+        found = wanted(query, action.of)
+    fields = "id, target_service_name, target_service_key, target_handler_name"
+    # What waits behind a key would begin as soon as its holder is stopped: so it is stopped before that.
+    order = "status NOT IN ('scheduled', 'pending'), created_at DESC, id" if action.of == OPEN else "created_at, id"
+    rows = server.rows(f"SELECT {fields} FROM sys_invocation WHERE {found.where} ORDER BY {order}")
+    return [Meant(row["id"], target_of(row)) for row in rows]
+
+
+def _confirm(action: Action, meant: Sequence[Meant]) -> None:
+    if not sys.stdin.isatty():
+        raise CommandFailed(f"this would {action.verb} {count(len(meant), 'invocation')}: say --yes", USAGE)
+    for each in meant[:10]:
+        complain(f"{each.id} {each.target}")
+    if len(meant) > 10:
+        complain(f"… and {len(meant) - 10:,} more")
+    if not click.confirm(f"{action.verb} {count(len(meant), 'invocation')}?", err=True):
+        raise CommandFailed("nothing was done", REFUSED)

@@ -1,0 +1,93 @@
+"""Which invocations are meant: `ID`, `Service`, `Object/key`, `Object/key/handler` or `Service/handler`, as SQL.
+
+As on the ingress, a slash in a key is written %2F and a percent sign %25; each part is decoded once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from .exits import USAGE
+from .remote import CommandFailed
+
+STATUSES: Final = (
+    "scheduled",
+    "pending",
+    "ready",
+    "running",
+    "backing-off",
+    "suspended",
+    "paused",
+    "completed",
+)
+OPEN: Final = STATUSES[:-1]
+FORMS: Final = "an ID (inv_…), Service, Service/handler, Object/key or Object/key/handler; a slash in a key is %2F"
+
+_BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ID: Final = re.compile(r"inv_[0-9a-f]{35}")
+
+
+class Wanted(NamedTuple):
+    """`id` is set where one invocation is named; `where` is a condition of SQL, for `sys_invocation`."""
+
+    id: str | None
+    where: str
+
+
+def wanted(query: str | None, statuses: Sequence[str] = ()) -> Wanted:
+    """No query means all, no statuses any.  Raises CommandFailed(USAGE)."""
+    conditions = [_condition(query)] if query is not None else []
+    if statuses:
+        conditions.append(f"status IN ({', '.join(map(literal, statuses))})")
+    id = query if query is not None and is_id(query) else None
+    return Wanted(id, " AND ".join(conditions) or "1")
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def required_id(text: str) -> str:
+    """Raises CommandFailed(USAGE)."""
+    if not is_id(text):
+        raise CommandFailed(f"{text!r} is no invocation's ID: one is inv_ and 35 hexadecimal digits", USAGE)
+    return text
+
+
+def literal(text: str) -> str:
+    """A string of SQL.  There are no parameters, so all of its escaping is here: a quote is doubled."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def parts_of(path: str, what: str) -> list[str]:
+    """The parts of a path as it is typed, decoded.  Raises CommandFailed(USAGE) that tells `what` is expected."""
+    try:
+        # Not by http_paths.decode, which does the same: with it half a second of engine would be imported.
+        parts = [unquote(part, errors="strict") for part in path.encode().decode().split("/")]
+    except UnicodeError:
+        raise CommandFailed(f"{path!r} is not UTF-8", USAGE) from None
+    if _BAD_PERCENT.search(path):
+        raise CommandFailed(f"{path!r}: a percent sign is written %25", USAGE)
+    if not all(parts) or any("\0" in part for part in parts):
+        raise CommandFailed(f"{path!r} is not {what}", USAGE)
+    return parts
+
+
+def _condition(query: str) -> str:
+    if query.startswith("inv_"):
+        return f"id = {literal(required_id(query))}"
+    parts = parts_of(query, FORMS)
+    if len(parts) > 3:
+        raise CommandFailed(f"{query!r} has too many parts: it is {FORMS}", USAGE)
+    service = f"target_service_name = {literal(parts[0])}"
+    if len(parts) == 1:
+        return service
+    second = literal(parts[1])
+    if len(parts) == 3:
+        return f"{service} AND target_service_key = {second} AND target_handler_name = {literal(parts[2])}"
+    # What has no key is meant by its handler.
+    keyless = f"target_service_key IS NULL AND target_handler_name = {second}"
+    return f"{service} AND (target_service_key = {second} OR ({keyless}))"
