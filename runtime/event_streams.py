@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from aiohttp import hdrs, web
 from aiohttp.streams import StreamReader
 
 from .admission import Refused
+from .event_reader import Event, EventReader
 from .gate import OutcomeUnknown
 from .http_limits import Connection
 from .http_replies import failure_body, failure_reply
@@ -107,36 +108,9 @@ def _events(read: list[bytes] | Outcome, position: int) -> bytes:
     return b"id: %d\nevent: end\ndata: null\n\n" % (position + 1)
 
 
-class Event(NamedTuple):
-    """One event; `kind` is `message` unless it says another."""
-
-    kind: str
-    id: str
-    data: bytes
-
-
 async def events_of(content: StreamReader) -> AsyncIterator[Event]:
     """The events of an answer.  It ends where the answer does, which need not be the stream's end."""
-    buffer = bytearray()
-    searched = 0
-    while chunk := await content.readany():
-        buffer += chunk
-        while (end := buffer.find(b"\n\n", searched)) >= 0:
-            event = _event_of(bytes(buffer[:end]))
-            del buffer[: end + 2]
-            searched = 0
-            if event is not None:
-                yield event
-        searched = max(0, len(buffer) - 1)
-
-
-def _event_of(block: bytes) -> Event | None:
-    fields: dict[bytes, bytes] = {}
-    for line in block.split(b"\n"):
-        name, colon, value = line.partition(b":")
-        if name and colon:
-            fields[name] = value.removeprefix(b" ")
-    if b"data" not in fields:  # a comment
-        return None
-    kind, id = (fields.get(name, b"").decode("utf-8", "replace") for name in (b"event", b"id"))
-    return Event(kind or "message", id, fields[b"data"])
+    reader = EventReader()
+    while piece := await content.readany():
+        for event in reader.feed(piece):
+            yield event

@@ -12,7 +12,8 @@ import pytest
 
 from perdure.objects import TerminalError, VirtualObject, handler, shared
 from perdure.runtime import Client, event_streams
-from perdure.runtime.event_streams import Event, events_of
+from perdure.runtime.event_reader import Event
+from perdure.runtime.event_streams import events_of
 
 if TYPE_CHECKING:
     from tests.runtime.ingress.conftest import Serve

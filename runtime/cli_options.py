@@ -1,0 +1,62 @@
+"""Options that several commands have, of those that ask a running process by HTTP.
+
+Nothing heavy is imported here, as in cli.py.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+ADMIN_URL = "http://127.0.0.1:9070"
+INGRESS_URL = "http://127.0.0.1:8080"
+STATUSES = ("scheduled", "pending", "ready", "running", "backing-off", "suspended", "paused", "completed")
+"""invocation_queries.py has them too, and more that need not be imported for `--help`."""
+
+EXIT_CODES = """Exit code 1 if it is refused, 2 if the command line is wrong, 3 if the answer is cut off, 4 if nobody
+    answers, 5 without the right token, 6 if there is no such thing."""
+
+Function = Callable[..., Any]  # Any: a command takes what its options say
+
+
+def options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one, in the order in which --help shows them."""
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+
+def _file(variable: str, port: str) -> Callable[[Function], Function]:
+    return click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        envvar=variable,
+        help=f"Holds the token of the {port}, if it has one; or {variable}.",
+    )
+
+
+admin: Final = options(
+    click.option(
+        "--admin",
+        metavar="URL",
+        envvar="PERDURE_ADMIN",
+        default=ADMIN_URL,
+        help=f"Default {ADMIN_URL}, or PERDURE_ADMIN.",
+    ),
+    _file("PERDURE_ADMIN_TOKEN_FILE", "admin port"),
+)
+ingress: Final = options(
+    click.option(
+        "--ingress",
+        metavar="URL",
+        envvar="PERDURE_INGRESS",
+        default=INGRESS_URL,
+        help=f"Default {INGRESS_URL}, or PERDURE_INGRESS.",
+    ),
+    _file("PERDURE_INGRESS_TOKEN_FILE", "ingress"),
+)
+as_json: Final = click.option("--json", "as_json", is_flag=True, help="JSON on one line, for scripts.")
+status_option: Final = click.option(
+    "--status", "statuses", type=click.Choice(STATUSES), multiple=True, help="Only these; may be repeated."
+)
