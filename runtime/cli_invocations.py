@@ -58,6 +58,27 @@ def list_invocations(
     return commands.show(asked, server, as_json=as_json)
 
 
+@invocations.command(
+    "describe",
+    help=f"""Show one of them: its journal as a timeline, how long each entry took, what it waits for and since when,
+    its failures, and the tree of calls that it stands in.
+
+    {EXIT_CODES}
+
+    \b
+    Example: perdure invocations describe inv_1f2e…
+    """,
+)
+@click.argument("id", metavar="ID")
+@as_json
+@admin
+def describe(id: str, as_json: bool, admin: str, token_file: Path | None) -> int:
+    from . import describe_commands
+    from .remote import Server
+
+    return describe_commands.describe(id, Server(admin, token_file), as_json=as_json)
+
+
 _ACTIONS: Final = {
     "cancel": ("Ask them to end: CancelledError at their await, and in what they call.", "Account/alice/transfer"),
     "kill": ("End them and their calls at once: no code of theirs runs any more.", "Account/alice --yes"),

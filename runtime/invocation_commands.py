@@ -132,26 +132,27 @@ def _rows(asked: Listed, server: Server) -> list[dict[str, Any]]:
 
 
 def _listing(rows: Sequence[Mapping[str, Any]], limit: int) -> RenderableType:
-    now = _now()
-    lines: list[RenderableType] = [table([_line(row, now) for row in rows[:limit]], _TITLES)] if rows else []
+    at = now()
+    lines: list[RenderableType] = [table([_line(row, at) for row in rows[:limit]], _TITLES)] if rows else []
     more = f", and more: --limit {limit * 10} shows them" if len(rows) > limit else ""
     return Group(*lines, text(count(min(len(rows), limit), "invocation") + more))
 
 
-def _line(row: Mapping[str, Any], now: str) -> dict[str, object]:
+def _line(row: Mapping[str, Any], at: str) -> dict[str, object]:
     since = row["modified_at"] if row["status"] != "completed" else row["completed_at"]
     return {
         **row,
         "target": target_of(row),
         "created": clock(row["created_at"]),
-        "since": duration(seconds_between(since, now)),
+        "since": duration(seconds_between(since, at)),
         "why": ", ".join(map(reason_of, reasons_in(row))),
         "retry_count": row["retry_count"] or None,
         "failure": row["completion_failure"] or row["last_failure"],
     }
 
 
-def _now() -> str:
+def now() -> str:
+    """As ISO 8601, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
