@@ -42,7 +42,7 @@ _TITLES: Final = {
 
 class Found(NamedTuple):
     """`view` is what the admin API says of it, the rest are rows of SQL.  `callers` begin with its own, `calls` with
-    itself; each of these has `parent` and `level`, and may be forgotten already: then its status is None."""
+    itself; each of these has `parent` and `level`, and may not be kept any more: then its status is None."""
 
     view: dict[str, Any]
     row: dict[str, Any]
@@ -85,13 +85,14 @@ def _found(id: str, server: Server) -> Found:
         raise CommandFailed(f"{id} was forgotten while it was looked at", UNKNOWN)
     row, *callers = callers
     calls = server.rows(f"""
-        WITH RECURSIVE tree(id, parent, level) AS (
-            SELECT {named}, NULL, 0
+        WITH RECURSIVE tree(id, parent, level, called_as) AS (
+            SELECT {named}, NULL, 0, NULL
             UNION
-            SELECT j.invoked_id, tree.id, level + 1 FROM tree JOIN sys_journal j ON j.id = tree.id
+            SELECT j.invoked_id, tree.id, level + 1, j.invoked_target FROM tree JOIN sys_journal j ON j.id = tree.id
             WHERE j.entry_type IN ('Call', 'OneWayCall') AND j.invoked_id IS NOT NULL AND level < {_DEPTH_MAX}
             LIMIT {CALLS_MAX + 1})
-        SELECT tree.id, parent, level, {_CALL} FROM tree LEFT JOIN sys_invocation i ON i.id = tree.id ORDER BY level""")
+        SELECT tree.id, parent, level, called_as, {_CALL}
+        FROM tree LEFT JOIN sys_invocation i ON i.id = tree.id ORDER BY level""")
     unknown = None
     if view["status"] == "completed":  # its journal is not kept: those that it called know it, and all are looked at
         try:
@@ -166,7 +167,7 @@ def _fields(found: Found, waits: Sequence[Mapping[str, Any]], at: str) -> Iterat
 
 def _status(row: Mapping[str, Any], at: str) -> str:
     if row["status"] is None:
-        return "forgotten"
+        return "ended, and is not kept"
     if row["status"] == "completed":
         took = duration(seconds_between(row["created_at"], row["completed_at"]))
         return f"completed in {took}" if row["completion_failure"] is None else f"failed after {took}"
@@ -216,6 +217,6 @@ def _tree(found: Found, at: str) -> Tree:
 
 
 def _node(call: Mapping[str, Any], at: str, *, here: bool = False) -> Text:
-    target = target_of(call) if call["status"] is not None else ""
+    target = target_of(call) if call["status"] is not None else call.get("called_as")
     line = " ".join(part for part in (call["id"], target, _status(call, at)) if part)
     return text(f"{line}  ← this one" if here else line)

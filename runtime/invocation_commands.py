@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import click
@@ -153,7 +154,7 @@ def _line(row: Mapping[str, Any], at: str) -> dict[str, object]:
 
 def now() -> str:
     """As ISO 8601, in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return datetime.now(UTC).isoformat()
 
 
 def target_of(row: Mapping[str, Any]) -> str:

@@ -40,6 +40,11 @@ class Trip(VirtualObject):
         await self.ctx.ref(Stay, self.key).done()
 
     @handler
+    async def ask(self) -> None:
+        await self.ctx.ref(Stay, self.key).nothing()
+        await self.ctx.awakeable(str)
+
+    @handler
     async def pay(self) -> None:
         await self.ctx.run(charge)
 
@@ -49,6 +54,10 @@ class Stay(VirtualObject):
     async def book(self) -> None:
         self.ctx.ref(Note, self.key).wait.send()
         await self.ctx.awakeable(str)
+
+    @handler
+    async def nothing(self) -> None:
+        pass
 
     @handler
     async def done(self) -> None:
@@ -173,6 +182,17 @@ async def test_what_has_ended_tells_how(typist: Typist) -> None:
     assert "failed after" in out
     assert "full (409)" in out
     assert "the first and the last are kept" in out
+
+
+async def test_a_call_that_is_not_kept_is_still_named(typist: Typist) -> None:
+    """By its caller, whose journal knows it."""
+    id = (await typist.runtime.send(typist.runtime.ref(Trip, "asks").ask)).id
+
+    async def asked() -> bool:
+        return [wait["type"] for wait in (await described(typist, id))["waiting_for"]] == ["awakeable"]
+
+    await typist.until(asked)
+    assert "Stay/asks/nothing ended, and is not kept" in (await typist.types("invocations", "describe", id)).out
 
 
 async def test_hostile_names_and_values_are_escaped(typist: Typist) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -172,8 +171,6 @@ class _Time:
 
     def __init__(self, sleep: Callable[[float], None]) -> None:
         self.sleep = sleep
-        self.strftime = time.strftime
-        self.gmtime = time.gmtime
 
 
 @pytest.mark.parametrize(
