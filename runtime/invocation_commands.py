@@ -196,6 +196,7 @@ def act(action: Action, query: str, statuses: tuple[str, ...], server: Server, *
     if len(meant) > 1 and not yes:
         _confirm(action, meant)
     done: list[dict[str, str]] = []
+    ended: list[dict[str, str]] = []
     failed: list[dict[str, object]] = []
     for each in meant:
         try:
@@ -204,9 +205,12 @@ def act(action: Action, query: str, statuses: tuple[str, ...], server: Server, *
             if len(meant) == 1:
                 raise
             if error.status is None:  # nobody there: nor will there be for the rest
-                untouched = len(meant) - len(done) - len(failed)
+                untouched = len(meant) - len(done) - len(ended) - len(failed)
                 text = f"{len(done)} of {len(meant)} {action.done}, {untouched} may not be: {error}"
                 raise CommandFailed(text, error.exit_code) from error
+            if error.status == 409 and action.of == OPEN:  # as it should: by itself, or with its caller
+                ended.append({"id": each.id})
+                continue
             failed.append({"id": each.id, "target": each.target, "status": error.status, "message": str(error)})
             complain(f"{each.id} {each.target}: {error}")
             continue
@@ -215,9 +219,12 @@ def act(action: Action, query: str, statuses: tuple[str, ...], server: Server, *
         if not as_json:
             print_line(" ".join(part for part in (action.done, each.id, each.target, made and f"as {made}") if part))
     if as_json:
-        print_json({"action": action.verb, "matched": len(meant), "done": done, "failed": failed})
+        print_json(
+            {"action": action.verb, "matched": len(meant), "done": done, "ended_before": ended, "failed": failed}
+        )
     elif len(meant) > 1:
-        print_line(f"{len(done)} of {count(len(meant), 'invocation')} {action.done}")
+        before = f", {len(ended)} had ended before" if ended else ""
+        print_line(f"{len(done)} of {count(len(meant), 'invocation')} {action.done}{before}")
     return REFUSED if failed else 0
 
 
@@ -229,8 +236,9 @@ def _meant(action: Action, query: str, statuses: tuple[str, ...], server: Server
     if not statuses:
         found = wanted(query, action.of)
     fields = "id, target_service_name, target_service_key, target_handler_name"
-    # What waits behind a key would begin as soon as its holder is stopped: so it is stopped before that.
-    order = "status NOT IN ('scheduled', 'pending'), created_at DESC, id" if action.of == OPEN else "created_at, id"
+    # What waits behind a key would begin as soon as its holder is stopped: so it is stopped before that.  Then callers
+    # come before what they called, or their code would run on with the error.
+    order = "status NOT IN ('scheduled', 'pending'), created_at, id" if action.of == OPEN else "created_at, id"
     rows = server.rows(f"SELECT {fields} FROM sys_invocation WHERE {found.where} ORDER BY {order}")
     return [Meant(row["id"], target_of(row)) for row in rows]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from perdure.objects import Service, VirtualObject, handler
+from perdure.objects import Service, TerminalError, VirtualObject, handler
 from perdure.runtime import invocation_commands
 
 # Fixtures' types; see conftest.py, which tests can't import from.
@@ -29,6 +29,13 @@ class Door(VirtualObject):
     @handler
     async def wait(self) -> None:
         await self.ctx.awakeable(int)
+
+    @handler
+    async def through(self, other: str) -> None:
+        try:
+            await self.ctx.ref(Door, other).wait()
+        except TerminalError:
+            self.opened += 1
 
     @handler
     async def open(self) -> int:
@@ -265,6 +272,22 @@ class _Terminal:
 
     def readline(self) -> str:
         return self._line + "\n"
+
+
+async def test_a_caller_is_killed_before_what_it_called(serve: Serve, typing: Typing) -> None:
+    """So no code of it runs on; what ended with it is no failure."""
+    typist = typing(await serve(Door))
+    caller = (await typist.runtime.send(typist.runtime.ref(Door, "outer").through, "inner")).id
+
+    async def both_wait() -> bool:
+        return len(await listed(typist, "Door", "--status", "suspended")) == 2
+
+    await typist.until(both_wait)
+    answer = (await typist.types("invocations", "kill", "Door", "--yes", "--json")).json
+
+    assert [each["id"] for each in answer["done"]] == [caller]
+    assert len(answer["ended_before"]) == 1
+    assert await opened(typist, "outer") == 0
 
 
 async def test_each_failure_is_told_and_the_rest_is_done(typist: Typist, monkeypatch: pytest.MonkeyPatch) -> None:
