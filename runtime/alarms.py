@@ -104,4 +104,5 @@ class Alarms:
             self._ledger.commit(Due(now, id) if command == JOIN_MAILBOX else Notified(now, id, command))
         except JournalFull:
             self._kernel.timers.set(now + NO_ROOM_RETRY_US, id, command)
+            self._kernel.put_off.add((id, command))
             raise

@@ -264,7 +264,8 @@ class Counts(Struct, omit_defaults=True):
     `open_of` those that have not ended, by service and then handler, of all that there ever were; of them,
     `scheduled_of` and `paused_of` by service.
     `mailboxes`: by service, how many of its mailboxes hold one invocation, two, and so on; without the empty ones.
-    `frozen_at`: when they were last written down; everything on the store's agenda is due at once or after that.
+    `frozen_at`: everything on the store's agenda is due at once, or then or later: when they were last written down, or
+    before, if something was overdue then.
     """
 
     queued: int = 0

@@ -88,6 +88,8 @@ UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, o
 
 _REMOVED_AT_ONCE: Final = 1_000
 
+_NOT_BEGUN: Final = (0, "")
+
 _NONE_RETAINED: Final[OrderedDict[str, int]] = OrderedDict()
 
 
@@ -111,7 +113,8 @@ class Kernel:
         self.timers = Timers()
         self._expiries = Timers()  # of idle objects, as long as the store doesn't say it
         self._stored_expiry: int | None = None  # none that it does say is before this
-        self.agenda_until = (0, "")  # of the store's agenda, what is due before this time and id has a timer
+        self.put_off: set[tuple[str, int]] = set()  # due before their timers, for want of room
+        self.agenda_until = _NOT_BEGUN  # of the store's agenda, what is due before this time and id has a timer
         self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
         self.ended: list[Invocation] = []
@@ -858,9 +861,18 @@ class Kernel:
 
     def freeze(self, now: int) -> bytes:
         """What has changed by now is what the next commit to the store holds; returns its summary."""
-        self.counts.frozen_at = now
+        self.counts.frozen_at = self._agenda_begins(now)
         self.memory.freeze(now)
         return rows.pack_counts(self.counts)
+
+    def _agenda_begins(self, now: int) -> int:
+        """Before when nothing on the store's agenda is due, but what is due at once: now, or when the first is due that
+        is overdue and has not fired yet.  A start looks at nothing older."""
+        self.put_off = {timer for timer in self.put_off if timer in self.timers}
+        waiting = [at for at in (self.timers.next_due(), self.agenda_next) if at is not None]
+        if self.counts.frozen_at and (self.put_off or self.agenda_until == _NOT_BEGUN):
+            waiting.append(self.counts.frozen_at)  # nobody has looked yet, or what was due then has another time now
+        return min([now, *waiting])
 
     def _stored(self, invocation: Invocation) -> None:
         """Among the ended it is found in the store from here on."""

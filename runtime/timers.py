@@ -29,6 +29,9 @@ class Timers:
         self._live: dict[tuple[str, int], int] = {}
         self._count = 0
 
+    def __contains__(self, timer: tuple[str, int]) -> bool:
+        return timer in self._live
+
     def __len__(self) -> int:
         return len(self._live)
 

@@ -318,6 +318,7 @@ class WorkingSet:
         self._store = store
         self._clean = Clean()
         self._frozen_at = 0
+        self._kept = 0  # of those looked at, since the search for what may leave began
         self._gone_before: dict[bytes, bytes] = {}  # by prefix: of the store's rows before this one, none counts
         tracking = store is not None
         self.objects: Resident[ObjectKey, ObjectEntry] = Resident(
@@ -512,10 +513,10 @@ class WorkingSet:
     def evict(self, bytes_max: int, may_leave: Callable[[Invocation], bool], count: int = sys.maxsize) -> bool:
         """The least recently used go, until what could leave takes no more than `bytes_max`, or `count` were looked at.
 
-        True if there are more.
+        True if there are more; each is looked at once until that is False, however many it takes: a thousand whose
+        steps run may be more than fits, and can't leave.
         """
-        kept = 0
-        while self._clean.bytes > bytes_max and kept < len(self._clean):
+        while self._clean.bytes > bytes_max and self._kept < len(self._clean):
             if not count:
                 return True
             count -= 1
@@ -527,9 +528,10 @@ class WorkingSet:
                 self.invocations.evict(key)
             else:
                 self._clean.use(key)
-                kept += 1
+                self._kept += 1
                 continue
             self.evicted += 1
+        self._kept = 0
         return False
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from perdure.objects import VirtualObject, handler
 from perdure.runtime import alarms, rows
-from perdure.runtime.invocations import ObjectEntry
+from perdure.runtime.invocations import Invocation, ObjectEntry
 from perdure.runtime.records import Notified
 from perdure.runtime.store import MemoryStore
 from perdure.runtime.working_set import WorkingSet
@@ -111,6 +111,28 @@ def _checkpoint(memory: WorkingSet, store: MemoryStore) -> None:
     store.commit(memory.frozen_rows(), store.lsn + 1, b"")
     while memory.thaw(100):
         pass
+
+
+def test_what_cannot_leave_is_looked_at_once() -> None:
+    """In portions, as all of it is: ten whose steps run, and no room for any."""
+    store = MemoryStore()
+    memory = WorkingSet(store)
+    for n in range(10):
+        memory.invocations.add(str(n), Invocation(str(n), bytes(16), "Account", "a", "deposit", True, b"1", 1))
+    _checkpoint(memory, store)
+    looked_at: list[str] = []
+
+    def stay(invocation: Invocation) -> bool:
+        looked_at.append(invocation.id)
+        return False
+
+    while memory.evict(0, stay, 4):
+        assert len(looked_at) < 10
+    assert sorted(looked_at) == sorted(memory.invocations.here)
+
+    while memory.evict(0, lambda _: True, 4):
+        pass
+    assert memory.evicted == 10
 
 
 async def test_a_timeout_that_is_no_longer_needed_keeps_no_other_from_firing(worlds: Worlds) -> None:
