@@ -167,6 +167,13 @@ class Kernel:
         row = self._rows.get(rows.schedule_row(id))
         return None if row is None else rows.unpack_schedule(row)
 
+    def overdue(self, now: int) -> Iterator[Invocation]:
+        """What was due by `now` when the store was written last, and wasn't in memory: in it from here on."""
+        if self.counts.frozen_at:
+            for _, id in self.memory.due((self.counts.frozen_at, ""), now + 1):
+                if id not in self.invocations and (invocation := self.find(id)) is not None:
+                    yield invocation
+
     def first_ended(self, family: str, limit: int) -> list[tuple[int, str]]:
         """The first of what is retained of a family, wherever it is: when it ended, and its id."""
         since = self.retention.get(family, _NONE_RETAINED)

@@ -88,11 +88,17 @@ class Steps:
             for id, seconds in started.items():  # until what becomes of them is synced
                 self._slots.step_started(id, max(1, now - round(seconds * 1e6)))
             return
-        for invocation in self._kernel.invocations.values():  # whose steps are due is in memory
-            if invocation.history is not None:
-                for command, state in invocation.history.steps.items():
-                    if state.next_attempt_at is None or state.next_attempt_at <= now:
-                        self._cut_off[invocation.id, command] = math.inf
+        for invocation in [*self._kernel.invocations.values()]:
+            self._may_have_started(invocation, now)
+        for invocation in self._kernel.overdue(now):  # a retry that was due leaves no record when it starts
+            self._may_have_started(invocation, now)
+            self._kernel.memory.evict(self._settings.memory_bytes_max, lambda one: not one.in_ready_queue)
+
+    def _may_have_started(self, invocation: Invocation, now: int) -> None:
+        if invocation.history is not None:
+            for command, state in invocation.history.steps.items():
+                if state.next_attempt_at is None or state.next_attempt_at <= now:
+                    self._cut_off[invocation.id, command] = math.inf
 
     def update(self, invocation: Invocation, execution: Execution) -> None:
         """Starts what the handler waits for and nobody runs, and stops what it doesn't wait for any more."""

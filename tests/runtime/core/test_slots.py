@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from perdure.objects import RetryPolicy, VirtualObject, handler, step
 from perdure.runtime.invocations import Status
 from perdure.runtime.records import Attempted, Failed, Success
 from perdure.runtime.slots import NoSlots, Slots
+from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
     from tests.runtime.core.conftest import World
@@ -56,6 +58,23 @@ class Bomb(VirtualObject):
         Witness.look()
         self.value += 1
         return self.value
+
+
+class Twice(VirtualObject):
+    @handler
+    async def go(self) -> None:
+        await self.ctx.run(at_most_twice)
+
+
+starts: list[int] = []
+
+
+@step(retry=RetryPolicy(first_delay=1, jitter=0, max_attempts=2))
+async def at_most_twice() -> None:
+    starts.append(len(starts))
+    if len(starts) == 1:
+        raise ConnectionError("the first one fails")
+    await asyncio.Event().wait()
 
 
 @pytest.fixture
@@ -351,3 +370,26 @@ async def test_an_attempt_that_never_started_does_not_count(worlds: Worlds, file
 
     assert RAN == ["bounded"] * 2
     assert "Attempted" not in world.kinds()
+
+
+async def test_a_retry_that_a_power_loss_cut_off_counts(worlds: Worlds) -> None:
+    """That it had started nobody knows any more: its invocation stands in the store, with the time it was due."""
+    starts.clear()
+    world = await worlds(Twice).start()
+    submission = world.submit("Twice/t/go", idempotency_key="k")
+    while not starts:
+        await asyncio.sleep(0)
+    for _ in range(100):  # its failure is recorded, and all of it written to the store
+        await asyncio.sleep(0)
+    store, records = deepcopy(world.store), [*world.journal.records]
+    assert world.clock.advance_to_next(world.clock.now_us() + 1_000_000)
+    while len(starts) < 2:
+        await asyncio.sleep(0)
+
+    await world.engine.close()
+    world.store, world.journal = store, KeptJournal(records)
+    await world.start()
+    await world.advance(10)
+
+    assert len(starts) == 2
+    assert world.invocation(submission).status is Status.ENDED
