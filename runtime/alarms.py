@@ -39,7 +39,7 @@ class Alarms:
 
     def begin(self) -> None:
         now = self._clock.now_us()
-        self._kernel.agenda_until = (self._kernel.counts.frozen_at or now, "")  # 0: nothing was ever written down
+        self._kernel.agenda_until = (self._kernel.counts.frozen_at or now, 0, "")  # 0: nothing was ever written down
         self._look_ahead(now)
         self.set()
 
@@ -104,5 +104,4 @@ class Alarms:
             self._ledger.commit(Due(now, id) if command == JOIN_MAILBOX else Notified(now, id, command))
         except JournalFull:
             self._kernel.timers.set(now + NO_ROOM_RETRY_US, id, command)
-            self._kernel.put_off.add((id, command))
             raise

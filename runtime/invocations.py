@@ -88,6 +88,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     what they were given (kept with the outcome, so that a repeated completion gets its answer).
     `failing`: its next delivery has failed, or it was paused there, so no run of it is ahead of that.
     `agenda`: the row of the store's agenda that stands for it (rows.py), empty if none does.
+    `order`: its number among all that were ever scheduled, in which those due together join their mailboxes; 0: none.
     `stream`: its handler yields; `items` so far, each a row of its own, and `readers` are those of the waiters that get
     them.
     """
@@ -128,6 +129,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     stream: bool = False
     items: int = 0
     readers: list[tuple[str, int]] | None = None
+    order: int = 0
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"
@@ -276,6 +278,7 @@ class Counts(Struct, omit_defaults=True):
     scheduled_of: dict[str, int] = {}
     paused_of: dict[str, int] = {}
     mailboxes: dict[str, dict[int, int]] = {}
+    scheduled_ever: int = 0
 
     def begun(self, invocation: Invocation, count: int) -> None:
         _add(self.begun_of, f"{invocation.service}/{invocation.handler}", count)

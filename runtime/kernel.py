@@ -88,8 +88,6 @@ UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, o
 
 _REMOVED_AT_ONCE: Final = 1_000
 
-_NOT_BEGUN: Final = (0, "")
-
 _NONE_RETAINED: Final[OrderedDict[str, int]] = OrderedDict()
 
 
@@ -113,8 +111,7 @@ class Kernel:
         self.timers = Timers()
         self._expiries = Timers()  # of idle objects, as long as the store doesn't say it
         self._stored_expiry: int | None = None  # none that it does say is before this
-        self.put_off: set[tuple[str, int]] = set()  # due before their timers, for want of room
-        self.agenda_until = _NOT_BEGUN  # of the store's agenda, what is due before this time and id has a timer
+        self.agenda_until: rows.Place = (0, 0, "")  # of the store's agenda, what stands before this has a timer
         self.agenda_next: int | None = None  # and this is the first that has none
         self.ready: deque[Invocation] = deque()
         self.ended: list[Invocation] = []
@@ -170,7 +167,7 @@ class Kernel:
     def overdue(self, now: int) -> Iterator[Invocation]:
         """What was due by `now` when the store was written last, and wasn't in memory: in it from here on."""
         if self.counts.frozen_at:
-            for _, id in self.memory.due((self.counts.frozen_at, ""), now + 1):
+            for *_, id in self.memory.due((self.counts.frozen_at, 0, ""), now + 1):
                 if id not in self.invocations and (invocation := self.find(id)) is not None:
                     yield invocation
 
@@ -600,7 +597,9 @@ class Kernel:
         else:
             invocation.status = Status.SCHEDULED
             self.counts.scheduled(invocation, 1)
-            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
+            self.counts.scheduled_ever += 1
+            invocation.order = self.counts.scheduled_ever
+            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX, invocation.order)
 
     def _join_mailbox(self, invocation: Invocation, at: int) -> None:
         if not invocation.exclusive:
@@ -868,18 +867,10 @@ class Kernel:
 
     def freeze(self, now: int) -> bytes:
         """What has changed by now is what the next commit to the store holds; returns its summary."""
-        self.counts.frozen_at = self._agenda_begins(now)
+        overdue = self.memory.next_due((1, 0, ""))  # and not fired yet: it stays where it stands if nothing changed it
+        self.counts.frozen_at = now if overdue is None else min(now, overdue)
         self.memory.freeze(now)
         return rows.pack_counts(self.counts)
-
-    def _agenda_begins(self, now: int) -> int:
-        """Before when nothing on the store's agenda is due, but what is due at once: now, or when the first is due that
-        is overdue and has not fired yet.  A start looks at nothing older."""
-        self.put_off = {timer for timer in self.put_off if timer in self.timers}
-        waiting = [at for at in (self.timers.next_due(), self.agenda_next) if at is not None]
-        if self.counts.frozen_at and (self.put_off or self.agenda_until == _NOT_BEGUN):
-            waiting.append(self.counts.frozen_at)  # nobody has looked yet, or what was due then has another time now
-        return min([now, *waiting])
 
     def _stored(self, invocation: Invocation) -> None:
         """Among the ended it is found in the store from here on."""
@@ -896,7 +887,7 @@ class Kernel:
         """It came back from the store: its timers with it."""
         self.timers.clear(invocation.id, WAKE)
         if invocation.status is Status.SCHEDULED and invocation.due is not None:
-            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX)
+            self.timers.set(invocation.due, invocation.id, JOIN_MAILBOX, invocation.order)
         if invocation.next_attempt_at is not None:
             self.timers.set(invocation.next_attempt_at, invocation.id, RETRY)
         if (history := invocation.history) is not None:
@@ -910,19 +901,21 @@ class Kernel:
         """What is due before `until`, or the first `limit` of it, has its timer in memory from here on, though it isn't
         there itself."""
         found = self.memory.due(self.agenda_until, until, limit)
-        for at, id in found:
+        for at, order, id in found:
             if id not in self.invocations:
-                self.timers.set(at, id, WAKE)
-        self.agenda_until = rows.after(found[-1]) if len(found) == limit else max(self.agenda_until, (until, ""))
+                self.timers.set(at, id, WAKE, order)
+        self.agenda_until = rows.after(found[-1]) if len(found) == limit else max(self.agenda_until, (until, 0, ""))
         self.agenda_next = self.memory.next_due(self.agenda_until)
 
     def _disarm(self, invocation: Invocation) -> None:
         """It leaves memory; when it has to come back, the agenda knows, or a timer if that says something else."""
         due = invocation.next_alarm
-        if due is not None and ((due, invocation.id) < self.agenda_until or not rows.is_due(invocation.agenda, due)):
-            self.timers.set(due, invocation.id, WAKE)
-        elif due is not None and (self.agenda_next is None or due < self.agenda_next):
-            self.agenda_next = due
+        if due is not None:
+            place = rows.place_of(invocation, due)
+            if place < self.agenda_until or not rows.is_due(invocation.agenda, due):
+                self.timers.set(due, invocation.id, WAKE, place[1])
+            elif self.agenda_next is None or due < self.agenda_next:
+                self.agenda_next = due
         self.timers.clear(invocation.id, JOIN_MAILBOX)
         self.timers.clear(invocation.id, RETRY)
         if (history := invocation.history) is not None:

@@ -64,7 +64,7 @@ def recover(
                 bring_up_to(kernel, store, lsn, now)
                 kernel.memory.evict(settings.memory_bytes_max, _may_leave)
     _keep_what_is_ready(kernel)
-    for _, id in kernel.memory.due((0, ""), 1):
+    for *_, id in kernel.memory.due((0, 0, ""), 1):
         kernel.find(id)
     for invocation in [*kernel.invocations.values()]:
         if invocation.runnable:

@@ -7,6 +7,7 @@
     c  service NUL key NUL field NUL entry                one entry of a Map or List: JSON
     y  id NUL number                                      one item of a stream: JSON
     d  time, id                                           the agenda: what is open and due then; 0: at once
+    d  time, 7f, number, id                               the same of what is scheduled: in the order of its acceptance
     e  family NUL time, id                                what has ended and is retained, by the time of its end
     x  time, service NUL key                              an idle object that is forgotten then
     s  id                                                 a schedule
@@ -16,6 +17,8 @@ big-endian, so that rows lie in their order.  A value is one byte of version and
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import msgspec
 
@@ -27,6 +30,7 @@ _SLOT_BITS = 30
 """The agenda is verified by slots of time, 2^30 microseconds (some 18 minutes) each."""
 
 DUE = b"d"
+_ORDER = b"\x7f"
 EXPIRY = b"x"
 SCHEDULE = b"s"
 _encode = msgspec.msgpack.Encoder().encode
@@ -35,6 +39,10 @@ _invocation_of = msgspec.msgpack.Decoder(Invocation).decode
 _counts_of = msgspec.msgpack.Decoder(Counts).decode
 _schedule_of = msgspec.msgpack.Decoder(ScheduleState).decode
 _owner_of = msgspec.msgpack.Decoder(tuple[str, int]).decode
+
+
+Place: TypeAlias = tuple[int, int, str]
+"""On the agenda: when it is due, which number it has among what was scheduled (0: it is something else), and its id."""
 
 
 class UnreadableRow(Exception):
@@ -151,17 +159,30 @@ def agenda_row(invocation: Invocation, now: int) -> bytes:
     due = 0 if invocation.runnable else invocation.next_alarm
     if due is None:
         return b""
-    return due_row(due and max(due, now), invocation.id)
+    return due_row(place_of(invocation, due and max(due, now)))
 
 
-def due_row(at: int, id: str = "") -> bytes:
-    return DUE + at.to_bytes(8) + id.encode()
+def place_of(invocation: Invocation, due: int) -> Place:
+    return due, invocation.order if invocation.status is Status.SCHEDULED else 0, invocation.id
 
 
-def after(at_and_id: tuple[int, str]) -> tuple[int, str]:
-    """The next that could stand in the agenda."""
-    at, id = at_and_id
-    return at, id + "\0"
+def due_row(place: Place) -> bytes:
+    """Rows are in the order of their places: no id begins with a byte as high as the mark of a number."""
+    at, order, id = place
+    return DUE + at.to_bytes(8) + (_ORDER + order.to_bytes(8) if order else b"") + id.encode()
+
+
+def place(row: bytes) -> Place:
+    at = int.from_bytes(row[1:9])
+    if row[9:10] == _ORDER:
+        return at, int.from_bytes(row[10:18]), row[18:].decode()
+    return at, 0, row[9:].decode()
+
+
+def after(place: Place) -> Place:
+    """The next that there could be on the agenda."""
+    at, order, id = place
+    return at, order, id + "\0"
 
 
 def ended_prefix(family: str) -> bytes:
@@ -187,14 +208,14 @@ def expiry_time(at: int) -> bytes:
 
 
 def at_and_id(row: bytes, prefix: bytes) -> tuple[int, str]:
-    """The time and the id in a row of the agenda, of the ended, or of the expiries (there "service NUL key")."""
+    """The time and the id in a row of the ended, or of the expiries (there "service NUL key")."""
     begin = len(prefix)
     return int.from_bytes(row[begin : begin + 8]), row[begin + 8 :].decode()
 
 
 def is_due(row: bytes, at: int) -> bool:
     """Whether it stands on the agenda for that time."""
-    return row.startswith(due_row(at))
+    return row.startswith(DUE + at.to_bytes(8))
 
 
 def put_of(row: bytes, value: bytes | None) -> Put:

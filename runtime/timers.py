@@ -1,7 +1,7 @@
 """What is due, and when: timers of handlers, delayed invocations, retries.
 
-A heap with lazy removal.  Entries due together come out in the order they were set, which for one turn is the order
-of its commands.
+A heap with lazy removal.  Entries due together come out in the order that was given with them, and then in which they
+were set, which for one turn is the order of its commands.
 """
 
 from __future__ import annotations
@@ -25,20 +25,17 @@ class Timers:
     __slots__ = ("_count", "_heap", "_live")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, str, int]] = []
+        self._heap: list[tuple[int, int, int, str, int]] = []
         self._live: dict[tuple[str, int], int] = {}
         self._count = 0
-
-    def __contains__(self, timer: tuple[str, int]) -> bool:
-        return timer in self._live
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def set(self, due: int, id: str, command: int) -> None:
+    def set(self, due: int, id: str, command: int, order: int = 0) -> None:
         self._count += 1
         self._live[id, command] = self._count
-        heapq.heappush(self._heap, (due, self._count, id, command))
+        heapq.heappush(self._heap, (due, order, self._count, id, command))
 
     def clear(self, id: str, command: int) -> None:
         self._live.pop((id, command), None)
@@ -51,21 +48,21 @@ class Timers:
 
     def next_id(self) -> str:
         """Whose it is that `next_due` told of."""
-        return self._heap[0][2]
+        return self._heap[0][3]
 
     def due(self, now: int) -> Iterator[tuple[str, int]]:
         """Takes out what is due at `now`, one by one; the caller may set and clear meanwhile."""
         while (due := self.next_due()) is not None and due <= now:
-            _, _, id, command = heapq.heappop(self._heap)
+            *_, id, command = heapq.heappop(self._heap)
             del self._live[id, command]
             yield id, command
 
     def _skip_cleared(self) -> None:
         heap = self._heap
-        while heap and self._live.get((heap[0][2], heap[0][3])) != heap[0][1]:
+        while heap and self._live.get((heap[0][3], heap[0][4])) != heap[0][2]:
             heapq.heappop(heap)
 
     def _compact(self) -> None:
         """Timeouts that were cancelled, mostly: they must not stay in memory until they would have been due."""
-        self._heap = [entry for entry in self._heap if self._live.get((entry[2], entry[3])) == entry[1]]
+        self._heap = [entry for entry in self._heap if self._live.get((entry[3], entry[4])) == entry[2]]
         heapq.heapify(self._heap)

@@ -346,16 +346,16 @@ class WorkingSet:
         """It was needed, though nothing changed it."""
         self._clean.use(key)
 
-    def due(self, begin: tuple[int, str], end: int, limit: int = _ALL) -> list[tuple[int, str]]:
-        """What the agenda of the store has from that time and id on and before `end`, in its order: times and ids."""
+    def due(self, begin: rows.Place, end: int, limit: int = _ALL) -> list[rows.Place]:
+        """What the agenda of the store has from that place on and before the time `end`, in its order."""
         slots = rows.slots(begin[0], end)
-        found = self._scan(rows.due_row(*begin), rows.due_row(end), limit, slots)
-        return [rows.at_and_id(row, rows.DUE) for row in found]
+        found = self._scan(rows.due_row(begin), rows.due_row((end, 0, "")), limit, slots)
+        return [rows.place(row) for row in found]
 
-    def next_due(self, begin: tuple[int, str]) -> int | None:
-        """The first time on it, from that time and id on."""
-        found = self._scan(rows.due_row(*begin), rows.due_row(_FOREVER), 1)
-        return rows.at_and_id(found[0], rows.DUE)[0] if found else None
+    def next_due(self, begin: rows.Place) -> int | None:
+        """The first time on it, from that place on."""
+        found = self._scan(rows.due_row(begin), rows.due_row((_FOREVER, 0, "")), 1)
+        return rows.place(found[0])[0] if found else None
 
     def ended(self, family: str, limit: int) -> list[tuple[int, str]]:
         """The first of a family in the store to have ended: times and ids."""

@@ -45,7 +45,7 @@ def dump(kernel: Kernel) -> dict[str, Any]:
         "invocations": {id: _of_invocation(one) for id, one in kernel.invocations.items()},
         "rows": {row: value for row, value in rows.items() if value is not None},
         "retention": {family: kernel.first_ended(family, 10**6) for family in counts["retained"]},
-        "timers": sorted((due, id, command) for due, count, id, command in heap if live.get((id, command)) == count),
+        "timers": sorted((due, id, command) for due, _, count, id, command in heap if live.get((id, command)) == count),
         "counts": {name: count for name, count in counts.items() if name not in _PASSING},
     }
 

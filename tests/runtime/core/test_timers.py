@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from perdure.objects import Service, VirtualObject, handler
+from perdure.runtime import alarms
 from perdure.runtime.clock import ManualClock
 from perdure.runtime.records import CancelTimer, Notified, Success, Timer, Turn
 from perdure.runtime.timers import Timers
@@ -198,6 +199,31 @@ async def test_timers_that_were_due_during_the_downtime_fire_once_and_in_order(w
     assert world.kinds().count("Notified") == 6
 
 
+async def test_what_is_overdue_at_a_checkpoint_and_has_not_fired_is_not_lost(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many fall due while no process is there; the next one is killed when some have fired, and all is in the store."""
+    monkeypatch.setattr(alarms, "_FIRED_AT_ONCE", 2)
+    monkeypatch.setattr(alarms, "_FIRED_AT_LEAST", 2)
+    world = await worlds(Sleeper).start()
+    sleepers = [world.submit(f"Sleeper/{n}/week", idempotency_key="k") for n in range(12)]
+    await world.advance(1)
+    await world.restart()
+    await world.crash()
+    world.sleep_while_down(2 * DAY)
+
+    await world.start()
+    while "Notified" not in world.kinds():
+        world.clock.advance_to_next(world.clock.now_us())
+        await asyncio.sleep(0)
+    assert world.kinds().count("Notified") == 2
+    await world.restart()
+    await world.advance(0)
+
+    turns = [world.invocation(sleeper).last_turn for sleeper in sleepers]
+    assert turns == [2] * 12
+
+
 async def test_a_timer_cancelled_in_the_turn_that_made_it_is_never_journaled(worlds: Worlds) -> None:
     """A thousand timeouts that weren't reached cost nothing."""
     world = await worlds(Sleeper).start()
@@ -319,20 +345,53 @@ async def test_a_clock_that_is_set_back_makes_nothing_fire_twice(worlds: Worlds)
     assert outcome == Success(b'["1 b","1 f","2 c","2 d","2 e","3 a"]')
 
 
+class Shelf(VirtualObject):
+    got: list[int]
+
+    @handler
+    async def take(self, number: int) -> None:
+        self.got.append(number)
+
+
+class Sender(VirtualObject):
+    @handler
+    async def send(self) -> None:
+        for number in range(20):
+            self.ctx.ref(Shelf, "p").take.send_after(60, number)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["at once", "restarted"])
+@pytest.mark.parametrize("down", [0.0, DAY], ids=["up when due", "down when due"])
+async def test_messages_due_at_one_moment_arrive_in_the_order_they_were_sent(
+    worlds: Worlds, restarted: bool, down: float
+) -> None:
+    """Wherever they waited: in memory, in the store, or in both."""
+    world = await worlds(Shelf, Sender).start()
+    await world.call("Sender/s/send")
+    await world.advance(1)
+    if restarted:
+        await world.crash()
+        world.sleep_while_down(down)
+        await world.start()
+    await world.advance(down + 60)
+
+    assert world.state("Shelf", "p")["got"] == [*range(20)]
+
+
 # --- the heap alone ---------------------------------------------------------------------------------------------------
 
 
 def test_the_heap_against_a_list() -> None:
     """Thousands of random sets, clears and rings: the same as a sorted list would do."""
     draw = random.Random(SEED)
-    timers, model, now = Timers(), dict[tuple[str, int], tuple[int, int]](), 0
+    timers, model, now = Timers(), dict[tuple[str, int], tuple[int, int, int]](), 0
     for count in range(5000):
         key = (f"i{draw.randrange(40)}", draw.randrange(5))
         what = draw.random()
         if what < 0.6:
-            due = now + draw.randrange(50)
-            timers.set(due, *key)
-            model[key] = (due, count)
+            due, order = now + draw.randrange(50), draw.randrange(3)
+            timers.set(due, *key, order)
+            model[key] = (due, order, count)
         elif what < 0.85:
             timers.clear(*key)
             model.pop(key, None)
@@ -343,7 +402,7 @@ def test_the_heap_against_a_list() -> None:
             for _, key in expected:
                 del model[key]
         assert len(timers) == len(model)
-        assert timers.next_due() == min((due for due, _ in model.values()), default=None), SEED
+        assert timers.next_due() == min((due for due, *_ in model.values()), default=None), SEED
 
 
 def test_cleared_timers_do_not_pile_up() -> None:

@@ -55,16 +55,17 @@ def test_what_is_gone_since_the_last_checkpoint_hides_nothing_behind_it() -> Non
     """Neither on the agenda nor among the ended, whatever number was asked for."""
     ended = rows.ended_prefix("Account")
     memory = stored(
-        *(rows.due_row(at) + b"inv" for at in (10, 20, 30)), *(ended + at.to_bytes(8) + b"inv" for at in (10, 20, 30))
+        *(rows.due_row((at, 0, "inv")) for at in (10, 20, 30)),
+        *(ended + at.to_bytes(8) + b"inv" for at in (10, 20, 30)),
     )
 
     for at in (10, 20):
-        memory.rows.put(rows.due_row(at) + b"inv", None)
+        memory.rows.put(rows.due_row((at, 0, "inv")), None)
         memory.rows.put(ended + at.to_bytes(8) + b"inv", None)
 
-    assert memory.next_due((5, "")) == 30
+    assert memory.next_due((5, 0, "")) == 30
     assert memory.ended("Account", 1) == [(30, "inv")]
-    assert memory.due((5, ""), 40) == [(30, "inv")]
+    assert memory.due((5, 0, ""), 40) == [(30, 0, "inv")]
 
 
 async def test_what_is_nowhere_is_asked_for_once(worlds: Worlds) -> None:
