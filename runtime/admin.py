@@ -11,6 +11,7 @@
     POST  /query                                            SQL: see `sql/queries.py`
     /services …, /openapi                                   see admin_services.py
     /schedules …                                            see admin_schedules.py
+    /ui …                                                   the page: see admin_ui.py
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
@@ -28,7 +29,7 @@ from importlib import metadata
 import msgspec
 from aiohttp import hdrs, web
 
-from . import admin_schedules, admin_services
+from . import admin_schedules, admin_services, admin_ui
 from .access import Access
 from .admission import Refused
 from .engine import Engine
@@ -55,7 +56,7 @@ _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
     f"/health, /version, /metrics, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
-    f"{admin_services.FORMS}, {admin_schedules.FORMS}"
+    f"{admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}"
 )
 
 
@@ -63,8 +64,8 @@ class Admin(HttpServer):
     """The HTTP server for operators.  Without tokens, to be bound to loopback only: see `process`."""
 
     source = "admin"
-    open_paths = frozenset(("/health",))
-    """For supervisors, who have no token."""
+    open_paths = frozenset(("/health", *admin_ui.OPEN_PATHS))
+    """For supervisors, who have no token, and for the page, which asks for it."""
 
     def __init__(self, engine: Engine, access: Access | None = None) -> None:
         limits = ConnectionLimits(connections_max=CONNECTIONS_MAX, connections_per_address_max=CONNECTIONS_MAX)
@@ -80,6 +81,7 @@ class Admin(HttpServer):
             "schedules": self._schedules,
             "services": self._services,
             "openapi": self._openapi,
+            "ui": self._ui,
         }
 
     async def caught_up(self) -> None:
@@ -140,6 +142,9 @@ class Admin(HttpServer):
 
     async def _schedules(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         return await admin_schedules.answer(self._engine, request, rest, read)
+
+    async def _ui(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        return await admin_ui.answer(self._engine, request, rest, read)
 
     async def _describe(self, id: str) -> Reply:
         view = self._engine.operations.describe(id)

@@ -182,8 +182,8 @@ class Ingress(HttpServer):
     ) -> web.StreamResponse:
         if request.method not in ("POST", "GET"):
             method_not_allowed("GET, POST")
-        headers, idempotency_key = _headers(request)
-        delay_us = _delay_us(query, send=route.send) if query else None
+        headers, idempotency_key = headers_of(request)
+        delay = delay_us(query, send=route.send) if query else None
         content = request.content
         body = content.read_nowait() if content.is_eof() else await self.read(request, content, connection)
         if len(body) > self._body_bytes_max:
@@ -195,7 +195,7 @@ class Ingress(HttpServer):
                 handler=route.handler,
                 arguments=body,
                 send=route.send,
-                delay_us=delay_us,
+                delay_us=delay,
                 idempotency_key=idempotency_key,
                 headers=headers or None,
             )
@@ -268,7 +268,7 @@ class Ingress(HttpServer):
             raise Refused(400, f"bad target: {first_line(error)}; expected {_TARGET_FORMS}") from None
 
 
-def _headers(request: web.BaseRequest) -> tuple[dict[str, str], str | None]:
+def headers_of(request: web.BaseRequest) -> tuple[dict[str, str], str | None]:
     """The headers a handler sees, in lower case, and the idempotency key."""
     headers: dict[str, str] = {}
     idempotency_key: str | None = None
@@ -306,7 +306,8 @@ def _reason(request: web.BaseRequest, body: bytes) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _delay_us(query: str, *, send: bool) -> int | None:
+def delay_us(query: str, *, send: bool) -> int | None:
+    """What `?delay=` says, in microseconds.  Raises Refused."""
     try:
         fields = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX)
     except ValueError:
