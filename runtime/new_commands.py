@@ -22,7 +22,9 @@ def new(directory: Path) -> int:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CommandFailed(f"{directory} is there and not empty: nothing was written, name a new one", USAGE)
         directory.mkdir(parents=True, exist_ok=True)
-        for file in sorted(resources.files("perdure.runtime").joinpath("template").iterdir(), key=lambda file: file.name):
+        for file in sorted(
+            resources.files("perdure.runtime").joinpath("template").iterdir(), key=lambda file: file.name
+        ):
             if not file.is_file():
                 continue
             text = file.read_text(encoding="utf-8")
