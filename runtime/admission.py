@@ -108,25 +108,17 @@ class Admission:
         if entry is not None and len(entry.mailbox) >= self._settings.mailbox_per_key_max:
             raise Refused(429, f"{len(entry.mailbox)} invocations wait for this key, which is the limit", 1)
 
-    def refuse_when_too_fast(self, request: Request, *, public_only: bool) -> None:
-        """Raises Refused(429).  What is not refused has paid, and begins at once.
-
-        Not what is delayed: it pays when it begins.  What an operator asks for pays too, but is never refused.
-        """
+    def refuse_when_too_fast(self, request: Request) -> None:
+        """Raises Refused(429).  What is not refused has paid; what is delayed pays when it begins."""
         if self._limiter is None or request.delay_us:
             return
-        too_fast = self._limiter.too_fast(request.service, request.key) if public_only else None
+        too_fast = self._limiter.too_fast(request.service, request.key)
         if too_fast is None:
             self._limiter.take(request.service, request.key)
             return
-        whose = "one key of " if too_fast.of_key else ""
-        seconds = too_fast.wait_seconds
-        raise Refused(
-            429,
-            f"{whose}{request.service} takes {too_fast.rate}: nothing was kept of this request, "
-            f"ask again in {seconds} s",
-            seconds,
-        )
+        whose, seconds = "one key of " if too_fast.of_key else "", too_fast.wait_seconds
+        limit = f"{whose}{request.service} takes {too_fast.rate}"
+        raise Refused(429, f"{limit}; nothing was kept of this request: ask again in {seconds} s", seconds)
 
     def _target(self, request: Request) -> tuple[ServiceDefinition, HandlerDefinition]:
         services = self._registry.services

@@ -18,6 +18,7 @@ from random import Random
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from perdure.journal import JournalFull, RecordTooLarge
 from perdure.objects.errors import (
@@ -41,7 +42,7 @@ from .invocations import START, Delivery, Invocation, Status
 from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
 from .limiter import Limiter
-from .records import Attempted, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
+from .records import Attempted, Begun, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -270,7 +271,7 @@ class Driver:
             return
         if self._keys_held and invocation.exclusive and (invocation.service, invocation.key) in self._keys_held:
             return
-        if self._limiter is not None and not self._limiter.may_run(invocation):
+        if self._limiter is not None and not self._may_run(self._limiter, invocation):
             return
         execution = self._executions.get(invocation.id)
         if execution is None and (execution := self._begin(invocation)) is None:
@@ -289,6 +290,23 @@ class Driver:
         self._slots.driving(invocation.id)
         self._watchdog.entered(invocation)
         self._take_turn(execution, delivery)
+
+    def _may_run(self, limiter: Limiter, invocation: Invocation) -> bool:
+        if not limiter.may_run(invocation):
+            return False
+        if limiter.is_late(invocation) and invocation.id not in self._executions:
+            now = self._clock.now_us()
+            acceptance = self._unrecorded.get(invocation.id)
+            if acceptance is not None:
+                self._unrecorded[invocation.id] = replace(acceptance, at=now)
+                invocation.deliveries[0] = Delivery(now, START)
+                return True
+            try:
+                self._ledger.commit(Begun(now, invocation.id))
+            except JournalFull:
+                self._try_again_when_there_is_room(invocation)
+                return False
+        return True
 
     def _settle(self, invocation: Invocation) -> None:
         """If it only waits from here on, another may go on in its place."""

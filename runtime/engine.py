@@ -255,7 +255,7 @@ class Engine:
             return self._submission(existing, request, previously=True)
         self._admission.refuse_when_full(request, handler)
         if self.limiter is not None:
-            self._admission.refuse_when_too_fast(request, public_only=public_only)
+            self._admission.refuse_when_too_fast(request)
         record = self._invoked(request, service, handler)
         if handler.exclusive or record.retained or record.due is not None:
             self._accept(record)

@@ -22,7 +22,7 @@ LOW: Final = 3
 WEIGHTS: Final = (64, 16, 4, 1)
 """What has begun goes first: it holds its key and its memory, and others wait for what it ends with."""
 
-_ROUND: Final = max(WEIGHTS)
+_STRIDES: Final = tuple(max(WEIGHTS) // weight for weight in WEIGHTS)
 
 T = TypeVar("T")
 Id = TypeVar("Id")
@@ -45,7 +45,7 @@ class Line(Generic[Id, T]):
 
     def add(self, id: Id, level: int, item: T) -> None:
         if not self._levels[level]:  # while nobody waited there it saved nothing up
-            self._turns[level] = max(self._turns[level], self._now)
+            self._turns[level] = max(self._turns[level], self._now + _STRIDES[level])
         self._levels[level][id] = item
         self._level_of[id] = level
 
@@ -57,7 +57,7 @@ class Line(Generic[Id, T]):
         """The next.  KeyError if nobody waits."""
         level = min((turn, level) for level, turn in enumerate(self._turns) if self._levels[level])[1]
         self._now = self._turns[level]
-        self._turns[level] += _ROUND // WEIGHTS[level]
+        self._turns[level] += _STRIDES[level]
         id, item = self._levels[level].popitem(last=False)
         del self._level_of[id]
         return id, item

@@ -8,26 +8,29 @@ for a call, a timer, a signal or its next attempt, and asks for one again to go 
 back without help of anybody who waits for one, and handlers that call each other deeper than the cap go on all the
 same.  What was cancelled goes on at once, over the cap: it is about to end.
 
-A message or call of a handler pays its rate when it begins; a request from outside when it is accepted, or it is not
-accepted (admission.py).  Those that wait for their rate go before requests that come later.
+A message or call of a handler, what was delayed and what a schedule calls pay their rate when they begin, and wait for
+it; any other request from outside pays when it is accepted, or it is not accepted (admission.py).  Those that wait go
+before requests that come later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from perdure.objects.definitions import Kind, ServiceDefinition
 from perdure.objects.limits import PRIORITY_HEADER
 
 from .clock import Alarm, Clock
 from .fair_queue import BEGUN, HIGH, LOW, NORMAL, Line, Places
-from .invocations import Invocation
+from .invocations import SCHEDULE_HEADER, Invocation
 from .kernel import Kernel
 from .rates import Buckets
 from .registry import Registry
 from .settings import Settings
 from .slots import StepId
+
+_LATE_US: Final = 100_000
 
 LEVELS = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
@@ -112,6 +115,12 @@ class Limiter:
         level = BEGUN if invocation.last_turn else level_of(invocation)
         return self.handlers.enter(invocation.service, id, level, invocation, over=invocation.cancel_requested)
 
+    def is_late(self, invocation: Invocation) -> bool:
+        """It begins so much later than it could have that its timeouts would notice."""
+        if invocation.last_turn or invocation.attempts or invocation.service not in self._lanes:
+            return False
+        return self._clock.now_us() - invocation.deliveries[0].at > _LATE_US
+
     def settle(self, invocation: Invocation, *, busy: bool) -> None:
         """After each turn, and whenever a step of it has ended.  `busy`: one of its steps is at work."""
         if self._paid and (invocation.last_turn or invocation.attempts):
@@ -172,7 +181,7 @@ class Limiter:
         return None
 
     def take(self, service: str, key: str) -> None:
-        """One that isn't asked to wait, and may have been too many: those to come wait for it."""
+        """One from outside is accepted."""
         lane = self._lanes.get(service)
         if lane is not None:
             now = self._clock.now_us()
@@ -272,7 +281,9 @@ def _pays_when_it_begins(invocation: Invocation) -> bool:
     """Not what goes on or is tried again, and not what somebody outside asked for, to begin at once: that has paid."""
     if invocation.last_turn or invocation.attempts or invocation.put_behind:
         return False
-    return invocation.parent is not None or invocation.due is not None
+    if invocation.parent is not None or invocation.due is not None:
+        return True
+    return invocation.headers is not None and SCHEDULE_HEADER in invocation.headers
 
 
 def _nothing() -> None: ...

@@ -395,6 +395,54 @@ async def test_a_lower_cap_lets_more_than_fit_end_one_after_another(worlds: Worl
     assert bench.most["cut"] == 1
 
 
+async def test_who_has_priority_goes_first_within_the_class(worlds: Worlds) -> None:
+    world = await worlds(Narrow).start()
+    ids = await sent(world, world.ref(Narrow).saw, "a")
+    await begun(world, 1)
+    for name in ("low", "normal", "high"):
+        priority: Any = name
+        ids += await sent(world, world.ref(Narrow).saw, f"{name} 1", f"{name} 2", priority=priority)
+    await asyncio.sleep(0)
+    bench.end("a", *(f"{name} {n}" for name in ("low", "normal", "high") for n in (1, 2)))
+    await results(world, ids)
+    assert bench.begun == ["a", "high 1", "high 2", "normal 1", "normal 2", "low 1", "low 2"]
+
+
+async def test_a_priority_is_kept_over_a_crash(worlds: Worlds) -> None:
+    world = await worlds(Narrow).start()
+    ids = await sent(world, world.ref(Narrow).saw, *"abcdef", priority="low")
+    ids += await sent(world, world.ref(Narrow).saw, "!", priority="high")
+    await begun(world, 1)
+    await world.restart()
+    bench.begun.clear()
+    bench.end(*"abcdef!")
+    await results(world, ids)
+    assert bench.begun.index("!") <= 2, "behind what had begun, and what took the free place before all were looked at"
+
+
+async def test_a_priority_never_reorders_one_key(worlds: Worlds) -> None:
+    world = await worlds(Desk).start()
+    one = world.ref(Desk, "one")
+    ids = await sent(world, one.saw, "a") + await sent(world, one.saw, "b", "c", priority="low")
+    ids += await sent(world, one.saw, "d", priority="high")
+    bench.end(*"abcd")
+    assert (await results(world, ids))[-1] == [*"abcd"]
+
+
+async def test_the_low_ones_begin_in_time_although_high_ones_keep_coming(worlds: Worlds) -> None:
+    world = await worlds(Narrow).start()
+    ids = await sent(world, world.ref(Narrow).saw, "a")
+    await begun(world, 1)
+    ids += await sent(world, world.ref(Narrow).saw, "low", priority="low")
+    for n in range(40):
+        ids += await sent(world, world.ref(Narrow).saw, f"{n}a", f"{n}b", priority="high")
+        bench.end(bench.begun[-1])
+        await begun(world, n + 2)
+    assert bench.begun.index("low") <= 17
+    bench.end(*(f"{n}{part}" for n in range(40) for part in "ab"), "low")
+    await results(world, ids)
+
+
 async def test_what_waits_in_line_counts_as_queued(worlds: Worlds) -> None:
     world = await worlds(Saw, mailbox_total_max=3).start()
     ids = await sent(world, world.ref(Saw).saw, *"abcde")
