@@ -35,22 +35,29 @@ class Rate:
         _whole(self.count, "Rate(count=…)")
         if self.burst is not None:
             _whole(self.burst, "Rate(burst=…)")
-        seconds = seconds_of(self.per, "Rate(per=…)")
-        if not seconds or self.count / seconds > _PER_SECOND_MAX:
+        if not self.per_seconds or self.count / self.per_seconds > _PER_SECOND_MAX:
             raise ValueError(f"Rate(count={self.count!r}, per={self.per!r}): a million a second at most")
+
+    @property
+    def per_seconds(self) -> float:
+        return seconds_of(self.per, "Rate(per=…)")
+
+    @property
+    def at_once(self) -> int:
+        return self.count if self.burst is None else self.burst
 
     @property
     def interval_ns(self) -> int:
         """From one to the next, rounded up: rather a nanosecond too late than one too many."""
-        return -(-round(seconds_of(self.per, "per") * 1e9) // self.count)
+        return -(-round(self.per_seconds * 1e9) // self.count)
 
     @property
     def slack_ns(self) -> int:
         """How far ahead of an even spread a burst may be."""
-        return ((self.count if self.burst is None else self.burst) - 1) * self.interval_ns
+        return (self.at_once - 1) * self.interval_ns
 
     def __str__(self) -> str:
-        return f"{self.count} in {seconds_of(self.per, 'per'):g} s"
+        return f"{self.count} in {self.per_seconds:g} s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,7 @@ from .handler_context import same_outcome
 from .invocations import START, Delivery, Invocation, Status
 from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
+from .limit_views import LimitKind
 from .limiter import Limiter
 from .records import Attempted, Begun, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
 from .registry import Registry
@@ -167,6 +168,10 @@ class Driver:
 
     def progress_of(self, id: str) -> dict[int, object]:
         return self._steps.progress_of(id)
+
+    def held_back_by(self, id: str) -> LimitKind | None:
+        """The limit that an invocation waits for."""
+        return None if self._limiter is None else self._limiter.why_it_waits(id)
 
     def is_parked(self, invocation: Invocation) -> bool:
         """Its class or handler isn't served by this process."""

@@ -123,7 +123,7 @@ class Engine:
         self._retention = Retention(
             self._ledger, clock, settings, registry, self._driver.schedule, self._store_is_behind
         )
-        self.vitals = Vitals(self._ledger, journal, self._driver, self._checkpoints, registry, settings)
+        self.vitals = Vitals(self._ledger, journal, self._driver, self._checkpoints, registry, settings, self.limiter)
         self._ledger.on_failed = self._fail
         self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None

@@ -11,7 +11,7 @@ class, whatever arrives meanwhile.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 BEGUN: Final = 0
@@ -42,6 +42,9 @@ class Line(Generic[Id, T]):
 
     def __contains__(self, id: Id) -> bool:
         return id in self._level_of
+
+    def __iter__(self) -> Iterator[Id]:
+        return iter(self._level_of)
 
     def add(self, id: Id, level: int, item: T) -> None:
         if not self._levels[level]:  # while nobody waited there it saved nothing up
@@ -97,6 +100,10 @@ class Places(Generic[Id, T]):
     def line_of(self, id: Id) -> str | None:
         """The class in whose line it waits."""
         return self._line_of.get(id)
+
+    def in_line(self) -> Iterator[Id]:
+        """Whoever waits, in no order."""
+        return iter(self._line_of)
 
     def full(self, service: str) -> bool:
         """Of its class; False if it is only the total that has no place left."""

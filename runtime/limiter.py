@@ -15,7 +15,8 @@ before requests that come later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from perdure.objects.definitions import Kind, ServiceDefinition
@@ -25,6 +26,7 @@ from .clock import Alarm, Clock
 from .fair_queue import BEGUN, HIGH, LOW, NORMAL, Line, Places
 from .invocations import SCHEDULE_HEADER, Invocation
 from .kernel import Kernel
+from .limit_views import LimitKind, LimitView
 from .rates import Buckets
 from .registry import Registry
 from .settings import Settings
@@ -48,6 +50,33 @@ class _Lane:
         self.alarm: Alarm | None = None
         self.refused = 0
         self.refused_by_key = 0
+
+    def views(self, now: int, waiting_for_keys: int) -> Iterator[LimitView]:
+        service = self.service.name
+        if self.all is not None:
+            rate, free_at = self.all.rate, self.all.free_at("", ahead=len(self.line))
+            yield LimitView(
+                service=service,
+                kind="rate",
+                capacity=rate.count,
+                per_seconds=rate.per_seconds,
+                burst=rate.at_once,
+                waiting=len(self.line),
+                refused=self.refused,
+                next_free_at=free_at if free_at > now else None,
+            )
+        if self.by_key is not None:
+            rate = self.by_key.rate
+            yield LimitView(
+                service=service,
+                kind="rate_per_key",
+                capacity=rate.count,
+                per_seconds=rate.per_seconds,
+                burst=rate.at_once,
+                waiting=waiting_for_keys,
+                refused=self.refused_by_key,
+                keys=len(self.by_key),
+            )
 
 
 class TooFast(NamedTuple):
@@ -140,13 +169,42 @@ class Limiter:
     def waits(self, id: str) -> bool:
         return self.why_it_waits(id) is not None
 
-    def why_it_waits(self, id: str) -> str | None:
-        """In a few words, for people."""
+    def why_it_waits(self, id: str) -> LimitKind | None:
+        """The limit that holds the invocation back; of its steps nothing is said here."""
         if self.handlers.line_of(id) is not None:
-            return "a place"
+            return "running"
         if id in self._wait_for_key:
-            return "the rate of its key"
-        return "the rate of its class" if any(id in lane.line for lane in self._rated) else None
+            return "rate_per_key"
+        return "rate" if any(id in lane.line for lane in self._rated) else None
+
+    def held_back(self, at_most: int) -> dict[str, LimitKind]:
+        """By which limit, of up to so many invocations: those that wait themselves, or a step of theirs."""
+        kinds: list[tuple[LimitKind, Iterable[str]]] = [
+            ("running", self.handlers.in_line()),
+            ("rate_per_key", self._wait_for_key),
+            ("rate", chain.from_iterable(lane.line for lane in self._rated)),
+            ("steps", (id for id, _ in self.steps.in_line())),
+        ]
+        return dict(islice(((id, kind) for kind, ids in kinds for id in ids), at_most))
+
+    def views(self) -> list[LimitView]:
+        """Those of the process first, then each class's."""
+        views = [
+            LimitView(service=None, kind=kind, capacity=places.total, in_use=places.held(), waiting=places.waiting())
+            for kind, places in self._places
+            if places.total is not None
+        ]
+        for name, lane in self._lanes.items():
+            for kind, places in self._places:
+                if (cap := places.of_class.get(name)) is not None:
+                    held, waiting = places.held(name), places.waiting(name)
+                    views.append(LimitView(service=name, kind=kind, capacity=cap, in_use=held, waiting=waiting))
+            views += lane.views(self._clock.now_us(), sum(one.service == name for one in self._wait_for_key.values()))
+        return views
+
+    @property
+    def _places(self) -> list[tuple[LimitKind, Places[str, Invocation] | Places[StepId, Callable[[], None]]]]:
+        return [("running", self.handlers), ("steps", self.steps)]
 
     @property
     def waiting(self) -> int:

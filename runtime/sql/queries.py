@@ -40,6 +40,9 @@ _CONTENT_TYPES: Final[dict[Format, str]] = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
 }
+_HELD_BACK_MAX: Final = 10_000
+"""Invocations of which a query is told which limit they wait for: half a megabyte of text."""
+
 _TYPES: Final = {Kind.OBJECT: "virtual_object", Kind.SERVICE: "service", Kind.WORKFLOW: "workflow"}
 
 
@@ -75,7 +78,16 @@ class Queries:
         format = _format_of(request.headers.getall(hdrs.ACCEPT, []))
         statement = _statement_of(body)
         path = await self._engine.checkpoint()
-        query = Query(path=str(path), statement=statement, format=format, limits=self._limits, services=self._services)
+        limiter = self._engine.limiter
+        query = Query(
+            path=str(path),
+            statement=statement,
+            format=format,
+            limits=self._limits,
+            services=self._services,
+            in_force=[] if limiter is None else limiter.views(),
+            held_back={} if limiter is None else limiter.held_back(_HELD_BACK_MAX),
+        )
         pieces = await self._children.run(query)
         return Reply(200, b"".join(pieces), content_type=_CONTENT_TYPES[format])
 

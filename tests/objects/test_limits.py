@@ -12,7 +12,6 @@ from perdure.objects import DefinitionError, Limits, Rate, Service, VirtualObjec
 from perdure.objects.definitions import definition_of
 from perdure.objects.limits import NO_LIMITS, with_priority
 
-
 wrong: Any = {"float": 1.5, "int": 5, "text": "1m"}  # what a checker flags
 
 

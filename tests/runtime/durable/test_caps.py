@@ -326,7 +326,7 @@ async def test_also_what_waits_for_a_place_already(worlds: Worlds) -> None:
     await world.advance(1_000)
     limiter = world.runtime.engine.limiter
     assert limiter is not None
-    assert limiter.why_it_waits(waits) == "a place"
+    assert limiter.why_it_waits(waits) == "running"
 
     await world.runtime.engine.operations.cancel(waits)
     await world.until(lambda: world.invocation(waits).ended)
