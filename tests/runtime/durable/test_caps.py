@@ -279,13 +279,15 @@ async def test_steps_that_are_not_wanted_any_more_leave_the_line(worlds: Worlds)
     first = (await world.runtime.send(world.ref(Planks).saw, "a", 5)).id
     second = (await world.runtime.send(world.ref(Planks).saw, "b", 2)).id
     await begun(world, 2)
-    await world.runtime.engine.operations.kill(first)
+    limiter = world.runtime.engine.limiter
+    assert limiter is not None
+    killed = world.runtime.engine.operations.kill(first)
+    assert limiter.steps.waiting() == 2, "those of the second"
+    await killed
     await begun(world, 4)
     assert bench.begun == ["a0", "a1", "b0", "b1"]
     bench.end("b0", "b1")
     assert await results(world, [second]) == [["b0", "b1"]]
-    limiter = world.runtime.engine.limiter
-    assert limiter is not None
     assert (limiter.steps.held(), limiter.steps.waiting()) == (0, 0)
 
 
@@ -333,6 +335,19 @@ async def test_also_what_waits_for_a_place_already(worlds: Worlds) -> None:
     bench.end("a")
     assert await results(world, saws) == ["a"]
     assert limiter.handlers.held() == 0
+
+
+async def test_what_has_begun_goes_on_before_others_begin(worlds: Worlds) -> None:
+    world = await worlds(Saw).start()
+    ids = await sent(world, world.ref(Saw).saw_later, "a", priority="low")
+    ids += await sent(world, world.ref(Saw).saw, *"bcdef", priority="high")
+    await begun(world, 2)
+    await world.advance(60)
+    bench.end("b")
+    await begun(world, 3)
+    assert bench.begun == ["b", "c", "a"]
+    bench.end(*"acdef")
+    assert await results(world, ids) == [*"abcdef"]
 
 
 class Stubborn(Service, limits=Limits(running=1, steps=1)):
