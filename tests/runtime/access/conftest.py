@@ -63,6 +63,7 @@ ADMIN_ROUTES = [
     *[("PATCH", f"/invocations/{ID}/{verb}") for verb in ("pause", "resume", "cancel", "kill", "purge")],
     ("PATCH", f"/invocations/{ID}/restart-as-new"),
     *[("GET", "/metrics"), ("POST", "/query"), ("GET", "/openapi"), ("GET", "/services"), ("GET", "/schedules")],
+    ("GET", "/limits"),
     *[("GET", "/services/Job/state/a"), ("DELETE", "/services/Job/state/a"), ("POST", "/services/Job/state")],
     *[("PATCH", f"/schedules/Job%2Frun/{verb}") for verb in ("pause", "resume", "trigger")],
 ]
