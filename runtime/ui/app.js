@@ -117,8 +117,8 @@ export const act = async (what, doing, next = () => null) => {
     location.hash = next();
     return;
   }
-  if (said) say(said);
   await refresh();
+  if (said) say(said); // once what it did can be seen
 };
 
 document.querySelector("nav").append(...Object.entries(VIEWS).map(([name, { title }]) => h("a", { href: `#/${name}` }, title)));
