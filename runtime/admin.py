@@ -9,6 +9,7 @@
     PATCH /invocations/{id}/pause                           202, 200 if it was paused already
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
     POST  /query                                            SQL: see `sql/queries.py`
+    GET   /invocations?…, PATCH /invocations/{action}?…     many of them: see admin_lists.py
     /services …, /openapi                                   see admin_services.py
     /schedules …                                            see admin_schedules.py
     /ui …                                                   the page: see admin_ui.py
@@ -29,7 +30,7 @@ from importlib import metadata
 import msgspec
 from aiohttp import hdrs, web
 
-from . import admin_schedules, admin_services, admin_ui
+from . import admin_lists, admin_schedules, admin_services, admin_ui
 from .access import Access
 from .admission import Refused
 from .engine import Engine
@@ -56,7 +57,7 @@ _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
     f"/health, /version, /metrics, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
-    f"{admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}"
+    f"{admin_lists.FORMS}, {admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}"
 )
 
 
@@ -122,6 +123,16 @@ class Admin(HttpServer):
         return await self._queries.answer(request, await read())
 
     async def _invocations(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if not rest:
+            require_method(request, "GET")
+            return Reply(200, msgspec.json.encode(await admin_lists.invocations(self._queries, _query_of(request))))
+        if len(rest) == 1 and rest[0] in _ACTIONS:
+            require_method(request, "PATCH")
+            await read()
+            act = partial(self._do, rest[0])
+            return Reply(
+                200, msgspec.json.encode(await admin_lists.act_on_many(self._queries, _query_of(request), act))
+            )
         if len(rest) == 1:
             require_method(request, "GET")
             return await self._describe(_id(rest[0]))
@@ -131,7 +142,13 @@ class Admin(HttpServer):
             return await self._act(rest[1], _id(rest[0]))
         raise Refused(404, f"there is {_FORMS}")
 
+    async def _do(self, action: str, id: str) -> None:
+        await self._act(action, id)
+
     async def _services(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if len(rest) == 2 and rest[1] == "keys" and (service := decode(rest[0])) in self._engine.registry.services:
+            require_method(request, "GET")
+            return Reply(200, msgspec.json.encode(await admin_lists.keys(self._queries, service, _query_of(request))))
         return await admin_services.answer(self._engine, request, rest, read)
 
     async def _openapi(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
@@ -170,6 +187,10 @@ class Admin(HttpServer):
             return Reply(200 if before == "paused" else 202, b"")
         await (operations.resume(id) if action == "resume" else operations.purge(id))
         return Reply(200, b"")
+
+
+def _query_of(request: web.BaseRequest) -> str:
+    return origin_form(request.raw_path).partition("?")[2]
 
 
 def _id(part: str) -> str:

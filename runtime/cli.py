@@ -99,6 +99,12 @@ def serve(
 
     TARGET is a module, a module:Class, or a path such as examples/counter.py.
     The classes defined in that module are served, imported ones are not.
+
+    Exit code 0 after SIGTERM, 2 if what it is given can't be used, 10 if another process holds DIR, 11 if a newer
+    release wrote it, 12 if it is damaged, 13 if it can't be written, 14 after a failed sync, 15 after a bug.
+
+    \b
+    Example: perdure serve examples/counter.py --data-dir perdure-data
     """
     from .hash_seed import settle
 
@@ -178,6 +184,9 @@ def verify(directory: Path) -> int:
     """Check every byte of the journal in DIR.
 
     Exit code 0 if it is sound, 12 if it is damaged, 11 if a newer release wrote it.
+
+    \b
+    Example: perdure journal verify perdure-data
     """
     from . import journal_commands
 
@@ -191,10 +200,29 @@ def dump(directory: Path, from_lsn: int) -> int:
     """Print the journal in DIR, one record a line.
 
     Each line is the record's LSN, its time (UTC), its kind and its content; pipe it to grep or less.
+    Exit code 0 if it is sound, 12 if it is damaged, 11 if a newer release wrote it.
+
+    \b
+    Example: perdure journal dump perdure-data --from 1000
     """
     from . import journal_commands
 
     return journal_commands.dump(directory, from_lsn)
+
+
+@commands.command()
+@click.argument("directory", metavar="DIR", type=PATH)
+def new(directory: Path) -> int:
+    """Write a project to start from into DIR: an object, its tests, a README.
+
+    Exit code 2 if DIR is there and not empty, 13 if it can't be written.
+
+    \b
+    Example: perdure new shop
+    """
+    from . import new_commands
+
+    return new_commands.new(directory)
 
 
 for _command in (*STORE, *REMOTE):

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from .cli_invocations import invocations
+from .cli_objects import services, state
 from .cli_options import EXIT_CODES, admin, as_json, ingress, options
 
 
@@ -163,4 +164,4 @@ def send(
     return call_commands.send(target, argument, delay, idempotency_key, server, as_json=as_json)
 
 
-REMOTE: Final = (sql, invocations, schedules, call, send)
+REMOTE: Final = (services, invocations, state, schedules, sql, call, send)

@@ -22,6 +22,9 @@ def verify_store(directory: Path) -> int:
     """Check every row of the store in data directory DIR, and that it fits the journal; also of a running process.
 
     Exit code 0 if it is sound or not there yet, 12 if it is damaged or doesn't fit, 11 if a newer release wrote it.
+
+    \b
+    Example: perdure store verify perdure-data
     """
     from . import store_commands
 
@@ -34,6 +37,10 @@ def rebuild(directory: Path) -> int:
     """Make the store in data directory DIR anew from the journal, while no process serves it.
 
     Refused where the journal doesn't begin with record 1 any more. The old store is kept as store.sqlite.damaged.
+    Exit code 10 if a process serves DIR, 12 if the journal is damaged or has no beginning.
+
+    \b
+    Example: perdure store rebuild perdure-data
     """
     from . import store_commands
 
@@ -47,6 +54,7 @@ def backup(directory: Path, target: Path) -> int:
     """Copy data directory DIR to TARGET, a new folder or a file that ends in .tar; also while a process serves it.
 
     All that was acknowledged before is in it. The copy is verified before it gets its name.
+    Exit code 2 if TARGET exists, 12 if DIR is damaged, 13 if TARGET can't be written.
 
     \b
     Example: perdure backup perdure-data /backups/monday.tar
@@ -61,6 +69,9 @@ def backup(directory: Path, target: Path) -> int:
 @click.argument("directory", metavar="DIR", type=_PATH)
 def restore(source: Path, directory: Path) -> int:
     """Make the new data directory DIR from the backup SOURCE, if all of it is as it was backed up.
+
+    Exit code 2 if DIR is not empty, 11 if a newer release made SOURCE, 12 if SOURCE is damaged, 13 if DIR can't be
+    written.
 
     \b
     Example: perdure restore /backups/monday.tar perdure-data

@@ -74,10 +74,13 @@ class Queries:
         """Everything acknowledged before is in it.  Raises Refused, OutcomeUnknown."""
         format = _format_of(request.headers.getall(hdrs.ACCEPT, []))
         statement = _statement_of(body)
+        return Reply(200, await self.run(statement, format), content_type=_CONTENT_TYPES[format])
+
+    async def run(self, statement: str, format: Format) -> bytes:
+        """The whole answer.  Raises Refused, OutcomeUnknown."""
         path = await self._engine.checkpoint()
         query = Query(path=str(path), statement=statement, format=format, limits=self._limits, services=self._services)
-        pieces = await self._children.run(query)
-        return Reply(200, b"".join(pieces), content_type=_CONTENT_TYPES[format])
+        return b"".join(await self._children.run(query))
 
     async def close(self) -> None:
         await self._children.close()

@@ -27,7 +27,11 @@ ROUTES = [
     ("GET", "/invocations/{id}"),
     *[("PATCH", f"/invocations/{{id}}/{verb}") for verb in ("pause", "resume", "cancel", "kill")],
     *[("PATCH", f"/invocations/{{id}}/{verb}") for verb in ("purge", "restart-as-new")],
+    *[("PATCH", f"/invocations/{verb}?service=Nobody") for verb in ("pause", "resume", "cancel", "kill", "purge")],
+    ("GET", "/invocations?status=running"),
+    ("GET", "/services/Job/keys"),
     ("GET", "/metrics"),
+    ("POST", "/ui/send/Job/a/sleep"),
     ("GET", "/no/such/path"),
 ]
 
@@ -117,7 +121,6 @@ async def test_a_browser_that_asks_first_is_not_allowed(operate: Operate) -> Non
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("GET", "/invocations", 404),
         ("GET", "/invocations/", 400),
         ("GET", "/nowhere", 404),
         ("PATCH", "/invocations/inv_1/fly", 404),

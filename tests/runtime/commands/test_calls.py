@@ -263,10 +263,7 @@ def commands_of(command: Any, *path: str) -> list[tuple[str, ...]]:
     return [path]
 
 
-ASKING = [path for path in commands_of(cli.commands) if path[0] in ("sql", "invocations", "schedules", "call", "send")]
-
-
-@pytest.mark.parametrize("path", ASKING, ids=" ".join)
+@pytest.mark.parametrize("path", commands_of(cli.commands), ids=" ".join)
 async def test_each_command_explains_itself(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """With an example of it, and its exit codes."""
     assert cli.run([*path, "--help"]) == 0

@@ -1,0 +1,170 @@
+"""`perdure state`: what an object holds, and how it is mended.
+
+Each change names the version of the state that it was made from: whoever came in between is not overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from typing import Any, Final, cast
+from urllib.parse import quote
+
+import click
+
+from .call_commands import body_of
+from .exits import USAGE
+from .invocation_queries import literal, parts_of
+from .remote import REFUSED, CommandFailed, Server
+from .terminal import complain, json_shown, print_json, print_line
+
+_FORM: Final = "Class/key; a slash in a key is %2F"
+
+
+def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: bool) -> int:
+    """One on a line, as the other commands take them.  Raises CommandFailed."""
+    server.get(f"/services/{_quoted(name)}")  # which says so if there is no such class
+    behind = "" if after is None else f" AND service_key > {literal(after)}"
+    rows = server.rows(
+        f"SELECT DISTINCT service_key FROM state WHERE service_name = {literal(name)}{behind} "
+        f"ORDER BY 1 LIMIT {limit + 1}"
+    )
+    found = [row["service_key"] for row in rows[:limit]]
+    if as_json:
+        print_json(found)
+        return 0
+    for key in found:
+        print_line(f"{name}/{key.replace('%', '%25').replace('/', '%2F')}")
+    if len(rows) > limit:
+        complain(f"there are more: --after {json.dumps(found[-1])} shows the next {limit}")
+    return 0
+
+
+def get(object: str, field: str | None, server: Server, *, as_json: bool) -> int:
+    """Raises CommandFailed."""
+    view = _view(_path(object), server)
+    if field is not None:
+        if field not in view["state"]:
+            raise CommandFailed(f"{object} has no value for {field!r}: {_those_of(view)}", REFUSED)
+        print(json_shown(json.dumps(view["state"][field]).encode()), flush=True)
+    elif as_json:
+        print_json(view)
+    else:
+        print(json_shown(_pretty(view["state"]).encode()), flush=True)
+        for name, entries in view["entries"].items():
+            complain(f"{name} is not shown, of its {entries:,} entries the table state knows: perdure sql")
+    return 0
+
+
+def set_field(object: str, field: str, value: str, version: str | None, server: Server) -> int:
+    """Raises CommandFailed."""
+    path = _path(object)
+    view = _view(path, server)
+    try:
+        given = json.loads(body_of(value))
+    except ValueError:
+        raise CommandFailed(f"the value of {field} is no JSON: nothing was changed", USAGE) from None
+    _replace(path, {**view["state"], field: given}, version or view["version"], server)
+    print_line(f"{object}: {field} is set")
+    return 0
+
+
+def clear(object: str, version: str | None, server: Server, *, yes: bool) -> int:
+    """Raises CommandFailed."""
+    path = _path(object)
+    view = _view(path, server)
+    if not yes and not _confirmed(f"Clear {object}, {_those_of(view)}?"):
+        raise CommandFailed("nothing was cleared: --yes clears without asking", REFUSED)
+    _sent(server, "DELETE", f"{path.service}/state/{path.key}?version={_quoted(version or view['version'])}", None)
+    print_line(f"{object} is cleared")
+    return 0
+
+
+def edit(object: str, server: Server) -> int:
+    """Raises CommandFailed; what was written is in a file then."""
+    path = _path(object)
+    view = _view(path, server)
+    before = _pretty(view["state"]) + "\n"
+    try:
+        written = click.edit(before, extension=".json")
+    except click.ClickException as error:
+        raise CommandFailed(
+            f"{error.format_message()}: name an editor in EDITOR; nothing was changed", USAGE
+        ) from error
+    if written is None or written == before:
+        print_line(f"{object} stays as it was")
+        return 0
+    try:
+        _replace(path, _object_of(written), view["version"], server)
+    except CommandFailed as error:
+        kept = f"{error}; what you wrote is in {_kept(written)}"
+        raise CommandFailed(kept, error.exit_code, error.status) from error
+    print_line(f"{object} is changed")
+    return 0
+
+
+def _object_of(written: str) -> dict[str, Any]:
+    try:
+        state = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise CommandFailed(f"that is no JSON ({error}): nothing was changed", USAGE) from error
+    if not isinstance(state, dict):
+        raise CommandFailed("that is no object of JSON, with a value for each field: nothing was changed", USAGE)
+    return cast("dict[str, Any]", state)
+
+
+class _Path:
+    """Both parts encoded, as the admin API takes them."""
+
+    def __init__(self, service: str, key: str) -> None:
+        self.name = key
+        self.service = f"/services/{_quoted(service)}"
+        self.key = _quoted(key)
+
+
+def _path(object: str) -> _Path:
+    parts = parts_of(object, _FORM)
+    if len(parts) != 2:
+        raise CommandFailed(f"{object!r} is not {_FORM}", USAGE)
+    return _Path(*parts)
+
+
+def _view(path: _Path, server: Server) -> dict[str, Any]:
+    view: dict[str, Any] = server.get(f"{path.service}/state/{path.key}")
+    return view
+
+
+def _replace(path: _Path, state: dict[str, Any], version: str, server: Server) -> None:
+    body = {"object_key": path.name, "state": state, "version": version}
+    _sent(server, "POST", f"{path.service}/state", json.dumps(body).encode())
+
+
+def _sent(server: Server, method: str, path: str, body: bytes | None) -> None:
+    with server.open(method, path, body) as response:
+        server.read(response)
+
+
+def _those_of(view: dict[str, Any]) -> str:
+    names = [*view["state"], *view["entries"]]
+    return f"which has {', '.join(names)}" if names else "which has no state"
+
+
+def _pretty(state: object) -> str:
+    return json.dumps(state, indent=2, ensure_ascii=False)
+
+
+def _kept(written: str) -> str:
+    descriptor, name = tempfile.mkstemp(prefix="perdure-state-", suffix=".json")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(written)
+    return name
+
+
+def _confirmed(question: str) -> bool:
+    return sys.stdin.isatty() and click.confirm(question, err=True)
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="", errors="replace")
