@@ -1,4 +1,4 @@
-"""A day of the examples behind both ports: what ended, what waits, what is stuck.  For the tests and the screenshots."""
+"""A day of the examples behind an admin port: what ended, what waits, what is stuck.  For tests and screenshots."""
 
 from __future__ import annotations
 

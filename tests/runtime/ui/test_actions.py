@@ -255,7 +255,15 @@ def _tab_to(page: Browser, text: str) -> bool:
 
 def test_whatever_can_be_reached_has_a_name(page: Browser, day: Day) -> None:
     """A link, a button, a field without one is silence to a screen reader."""
-    for view in ("", "invocations", f"invocations/{day.ids['stuck']}", "objects/Account/alice", "schedules", "call", "sql"):
+    for view in (
+        "",
+        "invocations",
+        f"invocations/{day.ids['stuck']}",
+        "objects/Account/alice",
+        "schedules",
+        "call",
+        "sql",
+    ):
         page.go(view)
         for element in page.all("a, button, input, select, textarea, summary, [tabindex='0']"):
             if element.is_displayed():

@@ -115,7 +115,9 @@ def test_schedules_are_listed_with_their_next_tick(page: Browser) -> None:
 
 def test_sql_is_answered_and_a_query_is_kept_by_the_browser(page: Browser, day: Day) -> None:
     page.go("sql")
-    page.write("[name=statement]", "SELECT target, id, 9007199254740993 AS big FROM sys_invocation WHERE target LIKE 'Sig%'")
+    page.write(
+        "[name=statement]", "SELECT target, id, 9007199254740993 AS big FROM sys_invocation WHERE target LIKE 'Sig%'"
+    )
     page.click("#run")
     page.says("Signup/ann/run", "#answer")
     assert page.all(f'#answer a[href="#/invocations/{day.ids["signup"]}"]')
