@@ -31,11 +31,11 @@ export const table = (caption, columns, rows, empty) =>
   rows.length === 0
     ? h("p", { class: "empty" }, empty)
     : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-        h("table", null,
+        h("table", { role: "table" }, // the roles: on a phone a row is a card, and would be no row any more
           h("caption", { class: "hidden" }, caption),
-          h("thead", null, h("tr", null, columns.map(([heading, , number]) => h("th", { scope: "col", class: number ? "number" : null }, heading)))),
-          h("tbody", null, rows.map((row) => h("tr", null,
-            columns.map(([, cell, number]) => h("td", { class: number ? "number" : null }, cell(row))))))));
+          h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map(([heading, , number]) => h("th", { scope: "col", role: "columnheader", class: number ? "number" : null }, heading)))),
+          h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { role: "row" },
+            columns.map(([heading, cell, number]) => h("td", { role: "cell", class: number ? "number" : null, "data-heading": heading }, cell(row))))))));
 
 export const field = (label, control) => h("label", null, h("span", null, label), control);
 
@@ -74,7 +74,8 @@ export const span = (seconds) => {
   if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172_800) return `${Math.round(seconds / 3600)} h`;
-  return `${Math.round(seconds / 86_400)} days`;
+  if (seconds < 63_072_000) return `${Math.round(seconds / 86_400)} days`;
+  return `${Math.round(seconds / 31_536_000)} years`;
 };
 
 export const hash = (...parts) => `#/${parts.map((part) => encodeURIComponent(part)).join("/")}`;

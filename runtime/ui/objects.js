@@ -84,6 +84,9 @@ const editor = (path, key, view) => {
   };
   const save = async (version) => {
     if (!fits()) return;
+    // To the admin API no field at all means: cleared.
+    const cleared = Object.keys(JSON.parse(area.value)).length === 0 && Object.keys(view.entries);
+    if (cleared.length && !(await confirmed(`Without any field ${cleared.join(", ")} would be cleared too. Go on?`))) return;
     try {
       await write(version);
     } catch (error) {

@@ -27,8 +27,7 @@ const endings = async () => {
     counts.set(key, (counts.get(key) ?? 0) + Number(found[2]));
   }
   const now = performance.now();
-  const rates = new Map();
-  if (before) for (const [key, count] of counts) rates.set(key, (count - (before.counts.get(key) ?? 0)) / ((now - before.at) / 1000));
+  const rates = before && new Map([...counts].map(([key, count]) => [key, (count - (before.counts.get(key) ?? 0)) / ((now - before.at) / 1000)]));
   if (!before || now - before.at > 2000) before = { counts, at: now };
   return rates;
 };
@@ -68,7 +67,7 @@ export const overview = async () => {
       table("Handlers", [
         ["Handler", (row) => h("a", { href: `#/call/${encodeURIComponent(row.service)}/${encodeURIComponent(row.name)}` }, `${row.service}/${row.name}`)],
         ["Kind", kind],
-        ["Ended/s", (row) => (rates.has(`${row.service}/${row.name}`) ? rates.get(`${row.service}/${row.name}`).toFixed(1) : "…"), true],
+        ["Ended/s", (row) => (rates ? (rates.get(`${row.service}/${row.name}`) ?? 0).toFixed(1) : "…"), true],
         ["Running", open(["running", "ready"]), true],
         ["Waiting", open(["suspended", "scheduled"]), true],
         ["Queued", open(["pending"]), true],

@@ -89,7 +89,7 @@ const bar = (line, y, x, now, end) => {
   const short = line.said || (open ? "" : took);
   const inside = behind + 6 + short.length * 6.4 > WIDTH; // no room behind it
   return s("g", null, s("title", null, `${plain(line.name)}: ${words}`),
-    s("text", { x: 6, y: y + 16 }, cut(plain(line.name), 31)),
+    s("text", { x: 6, y: y + 16 }, cut(plain(line.name), 28)),
     s("rect", { x: left, y: y + 5, width: right - left, height: ROW - 10, rx: 3, class: `bar ${line.kind}${open ? " unfinished" : ""}` }),
     next && [s("line", { x1: right, x2: behind, y1: y + ROW / 2, y2: y + ROW / 2, class: "ahead" }),
       line.next <= end && s("path", { d: `M${behind} ${y + 6} l6 6 l-6 6 l-6 -6 z`, class: "due" })],

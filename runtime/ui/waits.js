@@ -13,7 +13,7 @@ export const reasonsIn = (text) => {
 };
 
 const WORDS = {
-  key: "its key", call: "the call", attach: "the end of", sleep: "sleeps", run: "the step", signal: "the signal",
+  key: "its key", call: "the call", attach: "the end of", sleep: "wakes", run: "the step", signal: "the signal",
   awakeable: "an awakeable", promise: "the promise", start: "starts", operator: "an operator: it is paused", retry: "its next try",
 };
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from selenium import webdriver
@@ -40,12 +41,20 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        self._control("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
     def size(self, width: int, height: int) -> None:
         """Of what is seen; a window can't be as narrow as a phone."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self._control("Emulation.setDeviceMetricsOverride", metrics)
+
+    def picture(self) -> bytes:
+        """PNG of what is seen."""
+        return b64decode(self._control("Page.captureScreenshot", {"format": "png"})["data"])
+
+    def _control(self, command: str, arguments: dict[str, Any]) -> Any:
+        execute: Script = self.driver.execute_cdp_cmd  # pyright: ignore[reportUnknownMemberType]
+        return execute(command, arguments)
 
     def open(self, url: str, view: str = "") -> None:
         """The page from the start, until the view is drawn."""
@@ -66,7 +75,7 @@ class Browser:
         )
 
     def run(self, script: str, *arguments: object) -> Any:
-        execute: Script = self.driver.execute_script  # pyright: ignore[reportUnknownMemberType]
+        execute = cast("Script", self.driver.execute_script)  # pyright: ignore[reportUnknownMemberType]
         return execute(script, *arguments)
 
     def until(self, condition: Callable[[], object], what: str = "") -> None:

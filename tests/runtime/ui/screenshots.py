@@ -6,7 +6,6 @@ python -m tests.runtime.ui.screenshots
 from __future__ import annotations
 
 import tempfile
-from base64 import b64decode
 from pathlib import Path
 
 from tests.runtime.ui.conftest import DESKTOP, PHONE, Browser, start_browser
@@ -61,8 +60,7 @@ def shoot(browser: Browser, name: str, width: int) -> None:
     """The whole page, unless it is very long."""
     height = min(HEIGHT_MAX, max(300, browser.run("return document.body.scrollHeight")))
     browser.size(width, height)
-    picture = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "optimizeForSpeed": False})
-    (SHOTS / f"{name}.png").write_bytes(b64decode(picture["data"]))
+    (SHOTS / f"{name}.png").write_bytes(browser.picture())
 
 
 async def _deposit(day: Day) -> None:

@@ -143,6 +143,18 @@ def test_a_conflict_can_be_ended_by_what_is_there(page: Browser, day: Day) -> No
     page.until(lambda: '"balance": 11' in page.value("[name=state]"))
 
 
+def test_lists_are_not_cleared_by_an_edit_that_names_no_field(page: Browser, day: Day) -> None:
+    """To the admin API that is a clear; somebody who deleted the text has not said so."""
+    class_, key = day.modules["reports"].Shop, "lists"
+    assert day.runtime.engine.registry.services[class_.__name__].fields
+    day.do(_deposit(day, key, 5))
+    page.go(f"objects/Account/{key}")
+    page.put("[name=state]", "[]")
+    page.click("#save")
+    page.says("A state is an object")
+    assert day.do(_look(day, key)) == 5
+
+
 def test_an_object_is_cleared(page: Browser, day: Day) -> None:
     day.do(_deposit(day, "cleared", 10))
     page.go("objects/Account/cleared")

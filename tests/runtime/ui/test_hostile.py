@@ -102,7 +102,7 @@ def test_hostile_payloads_are_text(page: Browser, day: Day) -> None:
     for text in (SCRIPT, "a\0b\u202e\u2028", large):
         id = day.send(day.runtime.ref(chat, "payloads").say.options(idempotency_key=str(hash(text))), text)
         page.go(f"invocations/{id}")
-        page.until(lambda id=id: day.status(id) == "completed")
+        _until_it_has_ended(page, day, id)
         page.go("invocations?key=payloads")
         page.go(f"invocations/{id}")
         assert json.dumps(text, ensure_ascii=False)[1:2000].rstrip('"').replace("\0", "\\u0000") in page.text("#values")
@@ -116,6 +116,10 @@ def test_hostile_payloads_are_text(page: Browser, day: Day) -> None:
     page.click("#run")
     page.says("alert(2)", "#answer th")
     page.click("main .buttons button")
+
+
+def _until_it_has_ended(page: Browser, day: Day, id: str) -> None:
+    page.until(lambda: day.status(id) == "completed")
 
 
 def test_the_policy_would_stop_a_script_that_got_in(page: Browser, day: Day) -> None:
