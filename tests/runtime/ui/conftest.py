@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.runtime.ui.day import Day, Server
+from tests.runtime.ui.day import Day, Diary, Server
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
@@ -53,7 +53,7 @@ class Browser:
         return b64decode(self._control("Page.captureScreenshot", {"format": "png"})["data"])
 
     def _control(self, command: str, arguments: dict[str, Any]) -> Any:
-        execute: Script = self.driver.execute_cdp_cmd  # pyright: ignore[reportUnknownMemberType]
+        execute = cast("Script", self.driver.execute_cdp_cmd)  # pyright: ignore[reportUnknownMemberType]
         return execute(command, arguments)
 
     def open(self, url: str, view: str = "") -> None:
@@ -157,7 +157,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture(scope="session")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    with Server(tmp_path_factory.mktemp("data")) as day:
+    with Server(tmp_path_factory.mktemp("data"), more=(Diary,)) as day:
         yield day
 
 

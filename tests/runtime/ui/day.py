@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from perdure.objects import TerminalError
+from perdure.objects import List, TerminalError, VirtualObject, handler
 from perdure.runtime import RemoteHandle, Runtime, Settings
 from perdure.runtime.access import Access, Tokens
 from perdure.runtime.admin import Admin
@@ -25,6 +25,19 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 SECONDS_MAX = 30.0
 NOBODY = "http://127.0.0.1:1"
 """Where payments.py looks for a bank, and there is none: its payments are tried again and again."""
+
+
+class Diary(VirtualObject):
+    """No example has a List."""
+
+    pages: List[str]
+    owner: str = ""
+
+    @handler
+    async def write(self, owner: str, text: str) -> int:
+        self.owner = owner
+        self.pages.append(text)
+        return len(self.pages)
 
 
 def example(name: str) -> ModuleType:
@@ -74,7 +87,8 @@ class Day:
 class Server:
     """A runtime and its admin port on a loop of their own, since a browser's driver blocks."""
 
-    def __init__(self, data_dir: Path, token: bytes | None = None) -> None:
+    def __init__(self, data_dir: Path, token: bytes | None = None, more: tuple[type, ...] = ()) -> None:
+        self._more = more
         self._data_dir = data_dir
         self._token = token
         self._started = threading.Event()
@@ -112,6 +126,7 @@ class Server:
             name: example(name) for name in ("bank", "chat", "payments", "reminders", "reports", "signup", "video")
         }
         classes = [
+            *self._more,
             *classes_of(modules["bank"], "Account"),
             *classes_of(modules["chat"], "Chat"),
             *classes_of(modules["payments"], "Order"),

@@ -6,7 +6,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.runtime.ui.conftest import Browser
-from tests.runtime.ui.day import Day
+from tests.runtime.ui.day import Day, Diary
 
 
 def payment(day: Day, order: str) -> str:
@@ -143,16 +143,21 @@ def test_a_conflict_can_be_ended_by_what_is_there(page: Browser, day: Day) -> No
     page.until(lambda: '"balance": 11' in page.value("[name=state]"))
 
 
-def test_lists_are_not_cleared_by_an_edit_that_names_no_field(page: Browser, day: Day) -> None:
-    """To the admin API that is a clear; somebody who deleted the text has not said so."""
-    class_, key = day.modules["reports"].Shop, "lists"
-    assert day.runtime.engine.registry.services[class_.__name__].fields
-    day.do(_deposit(day, key, 5))
-    page.go(f"objects/Account/{key}")
-    page.put("[name=state]", "[]")
+def test_an_edit_that_leaves_no_field_asks_before_it_clears_a_list(page: Browser, day: Day) -> None:
+    """To the admin API no field at all means all of it, Lists and Maps too."""
+    day.do(_write(day, "ann", "first"))
+    page.go("objects/Diary/ann")
+    assert "pages: 1 entry" in page.text("#state")
+
+    page.put("[name=state]", "{}")
     page.click("#save")
-    page.says("A state is an object")
-    assert day.do(_look(day, key)) == 5
+    page.says("pages would be cleared too", "dialog")
+    page.click("#leave")
+    assert day.do(_write(day, "ann", "second")) == 2
+
+
+async def _write(day: Day, key: str, text: str) -> int:
+    return await day.runtime.ref(Diary, key).write("ann", text)
 
 
 def test_an_object_is_cleared(page: Browser, day: Day) -> None:
