@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Format = Literal["json", "jsonl", "csv"]
+Format = Literal["json", "jsonl", "csv", "arrow"]
 
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">cI")
@@ -46,6 +46,8 @@ class Query(Struct, frozen=True, kw_only=True):
     format: Format
     limits: Limits
     services: list[ServiceRow] = []
+    restate: bool = False
+    """Over the tables that Restate's tools know."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):

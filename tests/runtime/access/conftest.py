@@ -65,6 +65,7 @@ ADMIN_ROUTES = [
     *[("GET", "/metrics"), ("POST", "/query"), ("GET", "/openapi"), ("GET", "/services"), ("GET", "/schedules")],
     *[("GET", "/services/Job/state/a"), ("DELETE", "/services/Job/state/a"), ("POST", "/services/Job/state")],
     *[("PATCH", f"/schedules/Job%2Frun/{verb}") for verb in ("pause", "resume", "trigger")],
+    *[("GET", "/v2/services"), ("POST", "/v3/query"), ("PATCH", f"/v3/invocations/{ID}/kill")],
 ]
 NOT_THERE = [
     *[("GET", "/"), ("POST", "/no/such/path"), ("OPTIONS", "/"), ("DELETE", "/health/x"), ("GET", "//health")],
