@@ -74,6 +74,11 @@ class HandlerDefinition:
         self._arguments = arguments
         self._result = result
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether it can be called without an argument."""
+        return self.input_type is None or self.input_optional
+
     @classmethod
     def of(
         cls,

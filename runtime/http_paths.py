@@ -49,6 +49,8 @@ class Handler(Protocol):
 
     @property
     def public(self) -> bool: ...
+    @property
+    def takes_nothing(self) -> bool: ...
 
 
 class Served(Protocol):

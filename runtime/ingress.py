@@ -180,8 +180,8 @@ class Ingress(HttpServer):
     async def _invoke(
         self, route: Invoke, query: str, request: web.BaseRequest, connection: Connection
     ) -> web.StreamResponse:
-        if request.method not in ("POST", "GET"):
-            method_not_allowed("GET, POST")
+        if request.method != "POST":
+            self._require_get(route, request.method)
         headers, idempotency_key = headers_of(request)
         delay = delay_us(query, send=route.send) if query else None
         content = request.content
@@ -210,6 +210,12 @@ class Ingress(HttpServer):
         status = b"PreviouslyAccepted" if submission.previously else b"Accepted"
         answer = b'{"invocationId":"%b","status":"%b"}' % (submission.id.encode("ascii"), status)
         return Reply(202, answer, _id_field(submission.id))
+
+    def _require_get(self, route: Invoke, method: str) -> None:
+        """To ask where nothing has to be said; a message, or an argument, is posted."""
+        by_get = not route.send and self._services[route.service].handlers[route.handler].takes_nothing
+        if not (by_get and method == "GET"):
+            method_not_allowed("GET, POST" if by_get else "POST")
 
     async def _await(self, route: Await, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if route.target is None:

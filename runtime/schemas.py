@@ -81,10 +81,13 @@ def _paths_of(service: ServiceDefinition, handler: HandlerDefinition, components
         "description": "accepted",
         "content": {"application/json": {"schema": _SENT}},
     }
+    answers = {"200": _answer_of(handler, components), **_refusals()}
+    called: Schema = {"post": {**about, "operationId": name, "responses": answers}}
+    if handler.takes_nothing:
+        called["get"] = {**about, "operationId": f"{name}.get", "responses": answers}
+        called["get"].pop("requestBody", None)
     return {
-        path: {
-            "post": {**about, "operationId": name, "responses": {"200": _answer_of(handler, components), **_refusals()}}
-        },
+        path: called,
         f"{path}/send": {
             "post": {
                 **about,
@@ -136,7 +139,7 @@ _KEY = {
     "name": "key",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "minLength": 1},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"},
     "description": "of the object: any text without control characters, at most 512 bytes in UTF-8",
 }
 _IDEMPOTENCY_KEY = {
@@ -150,7 +153,12 @@ _DELAY = {
     "name": "delay",
     "in": "query",
     "required": False,
-    "schema": {"type": "string", "examples": ["10s", "PT1H30M"]},
+    "schema": {
+        "type": "string",
+        "pattern": "^(?:[0-9]{1,4} ?(?:ms|s|m|h|d)|PT[0-9]{1,4}[HMS]|P[0-9]{1,4}D)$",
+        "examples": ["10s", "PT30M"],
+    },
+    "description": "when it is delivered; several units may follow one another: 1h 30m, P1DT2H",
 }
 _SENT = {
     "type": "object",

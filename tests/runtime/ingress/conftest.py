@@ -35,6 +35,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 class FakeHandler:
     run: Callable[[Request], object] = lambda request: None
     public: bool = True
+    takes_nothing: bool = True
 
 
 @dataclass
@@ -263,7 +264,7 @@ Serve = Callable[..., Coroutine[object, None, Served]]
 def engine() -> FakeEngine:
     """Counter (keyed): add, get, forever, hidden. Greeter (a Service): greet, fail."""
     counter = {
-        "add": FakeHandler(lambda request: json.loads(request.arguments or b"1")),
+        "add": FakeHandler(lambda request: json.loads(request.arguments or b"1"), takes_nothing=False),
         "get": FakeHandler(lambda request: request.key),
         "forever": FakeHandler(lambda request: asyncio.get_running_loop().create_future()),
         "hidden": FakeHandler(public=False),

@@ -24,6 +24,7 @@ from perdure.runtime.http_paths import (
 @dataclass
 class Handler:
     public: bool = True
+    takes_nothing: bool = True
 
 
 @dataclass

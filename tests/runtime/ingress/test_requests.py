@@ -73,7 +73,7 @@ async def test_a_message_does_not_wait_for_its_outcome(ingress: Served) -> None:
 
 async def test_a_handler_named_send_can_be_called(ingress: Served) -> None:
     assert (await ingress.get("/Counter/a/send")).json == "the handler named send"
-    assert (await ingress.get("/Counter/a/send/send")).status == 202
+    assert (await ingress.post("/Counter/a/send/send")).status == 202
 
 
 @pytest.mark.parametrize(
@@ -350,6 +350,8 @@ async def test_a_body_that_is_not_json_is_400(ingress: Served, body: bytes) -> N
     ("method", "path", "allow"),
     [
         *[(method, "/Counter/a/get", "GET, POST") for method in ("PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE")],
+        ("GET", "/Counter/a/add", "POST"),
+        ("GET", "/Counter/a/get/send", "POST"),
         ("POST", "/restate/health", "GET"),
         ("GET", "/restate/lookup", "POST"),
         ("GET", "/restate/attach", "POST"),
@@ -418,7 +420,7 @@ async def test_a_web_page_can_not_send_without_being_asked_for_leave(
     ingress: Served, method: str, headers: dict[str, str], status: int
 ) -> None:
     """Whatever a page of another origin can make a browser send is refused, as is the question whether it may."""
-    answer = await ingress.request(method, "/Counter/a/add", b"1", **headers)
+    answer = await ingress.request(method, "/Counter/a/get" if method == "GET" else "/Counter/a/add", b"1", **headers)
 
     assert answer.status == status
     assert not [name for name in answer.headers if name.startswith("access-control")]
