@@ -95,12 +95,12 @@ class RestateAdmin:
         match parts:
             case []:
                 require_method(request, "GET")
-                return _json({"services": [_about(service) for _, service in sorted(services.items())]})
+                return _json({"services": [self._about(service) for _, service in sorted(services.items())]})
             case [name] if name in services:
                 if request.method == "PATCH":
                     raise Refused(405, f"{name} is configured where it is written, in its class")
                 require_method(request, "GET")
-                return _json(_about(services[name]))
+                return _json(self._about(services[name]))
             case _:
                 return await admin_services.answer(self._engine, request, encoded, read)
 
@@ -109,7 +109,7 @@ class RestateAdmin:
             case []:
                 return _json({"deployments": [self._deployment(_revision)]})
             case [id] if id == DEPLOYMENT_ID:
-                return _json(self._deployment(_about))
+                return _json(self._deployment(self._about))
             case _:
                 raise Refused(404, f"there is one deployment, {DEPLOYMENT_ID}: classes are served by their own process")
 
@@ -127,18 +127,21 @@ class RestateAdmin:
             "services": [describe(service) for _, service in sorted(services.items())],
         }
 
+    def _about(self, service: ServiceDefinition) -> dict[str, object]:
+        settings, own = self._engine.settings, service.lifetimes.retention_seconds
+        told: dict[str, object] = {
+            **admin_services.about(service),
+            "deployment_id": DEPLOYMENT_ID,
+            "idempotency_retention": _duration(own or settings.idempotency_retention_seconds),
+            "handlers": [_about_handler(service, handler) for handler in service.handlers.values()],
+        }
+        if service.kind is Kind.WORKFLOW:
+            told["workflow_completion_retention"] = _duration(own or settings.workflow_retention_seconds)
+        return told
+
 
 def _revision(service: ServiceDefinition) -> dict[str, object]:
     return {"name": service.name, "revision": service.version}
-
-
-def _about(service: ServiceDefinition) -> dict[str, object]:
-    return {
-        **admin_services.about(service),
-        "deployment_id": DEPLOYMENT_ID,
-        "idempotency_retention": "1day",
-        "handlers": [_about_handler(service, handler) for handler in service.handlers.values()],
-    }
 
 
 def _about_handler(service: ServiceDefinition, handler: HandlerDefinition) -> dict[str, object]:
@@ -146,6 +149,10 @@ def _about_handler(service: ServiceDefinition, handler: HandlerDefinition) -> di
     if handler.exclusive and service.kind is Kind.WORKFLOW:
         told["ty"] = "Workflow"
     return told
+
+
+def _duration(seconds: float) -> str:
+    return f"{round(seconds * 1e3)}ms"
 
 
 def _json(value: object) -> Reply:

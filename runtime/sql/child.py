@@ -23,7 +23,7 @@ from ..rows import UnreadableRow
 from ..store import Moment, StoreError
 from .formats import Row, written
 from .protocol import DATA, END, FRAME, LENGTH, STOPPED, Ended, Query, Stopped
-from .restate import in_sqlite, restate_tables, told
+from .restate import FirstValue, in_sqlite, restate_tables, told
 from .sandbox import Sandbox, StatementStopped
 from .stored import Stored
 from .tables import tables
@@ -91,6 +91,8 @@ def _run(query: Query) -> int:
     try:
         make = restate_tables if query.restate else tables
         sandbox = Sandbox(make(Stored(moment), query.services), limits.memory_bytes, look_up)
+        if query.restate:
+            sandbox.add_aggregate("first_value", FirstValue)
         try:
             return _give(query, sandbox)
         finally:

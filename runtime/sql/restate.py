@@ -89,6 +89,19 @@ _DESCRIBED: Final = re.compile(rf"WHERE inv\.id = '({OURS.pattern})'")
 _ID_FOR_A_SERVICE: Final = re.compile(r"target LIKE '(inv_1[0-9A-Za-z]{33})/%'")
 
 
+class FirstValue:
+    """An aggregate of DataFusion's that SQLite has as a window function only; of rows in the order asked for."""
+
+    def __init__(self) -> None:
+        self._values: list[Value] = []
+
+    def step(self, *values: Value) -> None:
+        self._values = self._values or [*values]
+
+    def final(self) -> Value:
+        return self._values[0] if self._values else None
+
+
 def told(columns: list[ResultColumn]) -> list[ResultColumn]:
     """With the types that its command line reads them as."""
     return [column._replace(type="BOOLEAN") if column.name in _COMPUTED_BOOLEANS else column for column in columns]
