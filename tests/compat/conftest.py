@@ -24,7 +24,10 @@ from tests.conftest import ROOT, Perdure
 HERE = Path(__file__).parent
 EXAMPLES = tuple(f"examples/{name}.py" for name in ("counter", "bank", "checkout", "signup", "reminders"))
 NPM_SECONDS_MAX = 500
-SECONDS_MAX = 30
+SECONDS_MAX = 90
+TIMEOUT = ("--request-timeout", str(SECONDS_MAX * 1000))
+SETTINGS = f"sql_seconds_max = {SECONDS_MAX}"
+"""Queries give way to everything else on the machine."""
 
 _NO_REGISTRY = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|EAI_FAIL")
 
@@ -118,7 +121,9 @@ class Office:
             script.write_text(f"#!/bin/sh\nset -e\n{editor}\n")
             script.chmod(0o700)
             environment["EDITOR"] = environment["VISUAL"] = str(script)
-        return await self._run([str(self._packages / "node_modules/.bin/restate"), "--yes", *arguments], environment)
+        return await self._run(
+            [str(self._packages / "node_modules/.bin/restate"), "--yes", *TIMEOUT, *arguments], environment
+        )
 
     async def client(self, story: str) -> Any:
         """What `client.mjs` was told in it."""
@@ -185,7 +190,9 @@ async def open_office(packages: Path, tmp_path_factory: pytest.TempPathFactory) 
 
         async def start(*options: str, token: str | None = None) -> Office:
             perdure = Perdure(EXAMPLES, tmp_path_factory.mktemp("served") / "data", session)
-            perdure.options = options
+            settings = tmp_path_factory.mktemp("settings") / "perdure.toml"
+            settings.write_text(SETTINGS)
+            perdure.options = ("--config", str(settings), *options)
             opened.append(perdure)
             await perdure.start()
             await perdure.serving()
