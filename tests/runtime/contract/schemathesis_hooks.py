@@ -7,7 +7,7 @@ from typing import Any
 import schemathesis
 
 
-@schemathesis.hook
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType]  # its signature has an unknown part
 def map_body(context: object, body: Any) -> Any:
     """JSON Schema takes 2.0 for a whole number, msgspec does not: an amount that was a float is suspicious."""
     return _whole(body)
@@ -17,7 +17,9 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {name: _whole(part) for name, part in value.items()}
+        fields: dict[str, Any] = value
+        return {name: _whole(part) for name, part in fields.items()}
     if isinstance(value, list):
-        return [_whole(part) for part in value]
+        items: list[Any] = value
+        return [_whole(part) for part in items]
     return value
