@@ -9,6 +9,7 @@ import click
 
 from .cli_options import EXIT_CODES, admin, as_json
 
+_CHANGE_EXIT_CODES = f"{EXIT_CODES[:-1]}, 8 if somebody came in between or a handler is at work on it."
 _OBJECT = "OBJECT is Class/key; a slash in a key is written %2F, a percent sign %25."
 
 
@@ -130,7 +131,7 @@ def get(object: str, field: str | None, as_json: bool, admin: str, token_file: P
 
     {_OBJECT} VALUE is JSON, text where it is no JSON, or - for what stands on standard input.
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state set Account/alice balance 100
@@ -154,7 +155,7 @@ def set_(object: str, field: str, value: str, version: str | None, admin: str, t
 
     {_OBJECT} If it is refused, or is no JSON, what you wrote is kept in a file, and the line on stderr names it.
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state edit Account/alice
@@ -175,7 +176,7 @@ def edit(object: str, admin: str, token_file: Path | None) -> int:
 
     {_OBJECT}
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state clear Account/alice --yes

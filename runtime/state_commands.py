@@ -17,10 +17,11 @@ import click
 from .call_commands import body_of
 from .exits import USAGE
 from .invocation_queries import literal, parts_of
-from .remote import REFUSED, CommandFailed, Server
+from .remote import CONFLICT, EXIT_CODES, REFUSED, CommandFailed, Server
 from .terminal import complain, json_shown, print_json, print_line
 
 _FORM: Final = "Class/key; a slash in a key is %2F"
+_EXIT_CODES: Final = {**EXIT_CODES, 409: CONFLICT}
 
 
 def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: bool) -> int:
@@ -142,7 +143,7 @@ def _replace(path: _Path, state: dict[str, Any], version: str, server: Server) -
 
 
 def _sent(server: Server, method: str, path: str, body: bytes | None) -> None:
-    with server.open(method, path, body) as response:
+    with server.open(method, path, body, exit_codes=_EXIT_CODES) as response:
         server.read(response)
 
 
