@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import EXIT_CODES, admin, as_json
+from .cli_options import EXIT_CODES, admin, as_json, watch
 
 _CHANGE_EXIT_CODES = f"{EXIT_CODES[:-1]}, 8 if somebody came in between or a handler is at work on it."
 _OBJECT = "OBJECT is Class/key; a slash in a key is written %2F, a percent sign %25."
@@ -115,13 +115,14 @@ def keys(name: str, limit: int, after: str | None, as_json: bool, admin: str, to
 )
 @_object
 @click.argument("field", metavar="[FIELD]", required=False)
+@watch
 @as_json
 @admin
-def get(object: str, field: str | None, as_json: bool, admin: str, token_file: Path | None) -> int:
+def get(object: str, field: str | None, every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import state_commands
     from .remote import Server
 
-    return state_commands.get(object, field, Server(admin, token_file), as_json=as_json)
+    return state_commands.get(object, field, Server(admin, token_file), every, as_json=as_json)
 
 
 @state.command(

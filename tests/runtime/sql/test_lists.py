@@ -133,9 +133,10 @@ async def test_a_caller_is_stopped_before_what_it_called(asker: Asker) -> None:
     while not await ids(asker, key="below", status="suspended"):
         pass
 
-    _, told = await ask(asker, "PATCH", "/invocations/kill", service="Stove", status="suspended,pending", dry_run="true")
+    meant = {"service": "Stove", "status": "suspended,pending"}
+    _, told = await ask(asker, "PATCH", "/invocations/kill", **meant, dry_run="true")
     matched = [row["id"] for row in told["matched"]]
-    await ask(asker, "PATCH", "/invocations/kill", service="Stove", status="suspended,pending")
+    await ask(asker, "PATCH", "/invocations/kill", **meant)
 
     [below] = await ids(asker, key="below")
     assert matched.index(behind) < matched.index(caller) < matched.index(below)
