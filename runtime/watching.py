@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -43,14 +43,14 @@ def show(look: Look, every_seconds: float | None, *, as_json: bool) -> int:
         return 0
 
 
-def _watch_in_place(view: View, look: Look, every_seconds: float, out: Console) -> None:
+def _watch_in_place(view: View, look: Look, every_seconds: float, out: Console) -> NoReturn:
     with Live(Text(""), console=out, screen=True, auto_refresh=False) as live:
         while True:
             live.update(view.shown, refresh=True)
             view = _next(look, every_seconds, lambda why: live.update(text(why), refresh=True))
 
 
-def _watch_line_by_line(view: View, look: Look, every_seconds: float, out: Console, *, as_json: bool) -> None:
+def _watch_line_by_line(view: View, look: Look, every_seconds: float, out: Console, *, as_json: bool) -> NoReturn:
     while True:
         _print(view, out, as_json=as_json)
         view = _next(look, every_seconds, complain)
