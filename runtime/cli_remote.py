@@ -18,7 +18,7 @@ from .cli_options import EXIT_CODES, admin, as_json, ingress, options, watch
 @click.option("--format", "-f", "output", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @admin
 def sql(statement: str, admin: str, output: Any, token_file: Path | None) -> int:  # Any: one of click's choices
-    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks,
+    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks, sys_limits,
     sys_service, state.
 
     Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers, 5 without the right token.

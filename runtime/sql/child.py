@@ -88,7 +88,7 @@ def _run(query: Query) -> int:
     _limit(limits.seconds, limits.memory_bytes)
     moment = Moment.open(Path(query.path), look_up)
     try:
-        sandbox = Sandbox(tables(Stored(moment), query.services), limits.memory_bytes, look_up)
+        sandbox = Sandbox(tables(Stored(moment), query), limits.memory_bytes, look_up)
         try:
             return _give(query, sandbox)
         finally:

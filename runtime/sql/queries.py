@@ -40,6 +40,9 @@ _CONTENT_TYPES: Final[dict[Format, str]] = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
 }
+_HELD_BACK_MAX: Final = 10_000
+"""Invocations of which a query is told which limit they wait for: half a megabyte of text."""
+
 _TYPES: Final = {Kind.OBJECT: "virtual_object", Kind.SERVICE: "service", Kind.WORKFLOW: "workflow"}
 
 
@@ -79,7 +82,16 @@ class Queries:
     async def run(self, statement: str, format: Format) -> bytes:
         """The whole answer.  Raises Refused, OutcomeUnknown."""
         path = await self._engine.checkpoint()
-        query = Query(path=str(path), statement=statement, format=format, limits=self._limits, services=self._services)
+        limiter = self._engine.limiter
+        query = Query(
+            path=str(path),
+            statement=statement,
+            format=format,
+            limits=self._limits,
+            services=self._services,
+            in_force=[] if limiter is None else limiter.views(),
+            held_back={} if limiter is None else limiter.held_back(_HELD_BACK_MAX),
+        )
         return b"".join(await self._children.run(query))
 
     async def close(self) -> None:
