@@ -10,7 +10,7 @@ import click
 
 from .cli_invocations import invocations
 from .cli_objects import services, state
-from .cli_options import EXIT_CODES, admin, as_json, ingress, options
+from .cli_options import EXIT_CODES, admin, as_json, ingress, options, watch
 
 
 @click.command()
@@ -49,13 +49,14 @@ def schedules() -> None:
     Example: perdure schedules list
     """,
 )
+@watch
 @as_json
 @admin
-def list_schedules(as_json: bool, admin: str, token_file: Path | None) -> int:
+def list_schedules(every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import schedule_commands
     from .remote import Server
 
-    return schedule_commands.show(Server(admin, token_file), as_json=as_json)
+    return schedule_commands.show(Server(admin, token_file), every, as_json=as_json)
 
 
 def _schedule_action(verb: str, does: str) -> click.Command:
