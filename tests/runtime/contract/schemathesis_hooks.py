@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import schemathesis
 
@@ -17,9 +18,7 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        fields: dict[str, Any] = value
-        return {name: _whole(part) for name, part in fields.items()}
+        return {name: _whole(part) for name, part in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        items: list[Any] = value
-        return [_whole(part) for part in items]
+        return [_whole(part) for part in cast("Iterable[Any]", value)]
     return value
