@@ -40,6 +40,7 @@ from .handler_context import same_outcome
 from .invocations import START, Delivery, Invocation, Status
 from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
+from .log_ids import trace_of
 from .records import Attempted, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
 from .registry import Registry
 from .settings import Settings
@@ -329,6 +330,8 @@ class Driver:
                 del self._unrecorded[invocation.id], self._executions[invocation.id]
                 invocation.status = Status.ENDED
                 self._meter.ended(invocation, turn.outcome, self._clock.now_us())
+                if (tracer := self._ledger.tracer) is not None:
+                    tracer.read_ended(invocation, turn, self._ledger.last_lsn)
                 self._ledger.answer(invocation.id, turn.outcome)
                 execution.discard()
                 return
@@ -417,6 +420,7 @@ class Driver:
         log.warning(
             "attempt failed",
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             attempt=invocation.attempts + 1,
             error=f"{type(cause).__name__}: {text_of(cause)}",
@@ -439,6 +443,7 @@ class Driver:
         log.error(
             "paused",
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             error=failure.message,
             holds_key=invocation.exclusive,
@@ -550,8 +555,11 @@ def _unrecorded_invocation(record: Invoked) -> Invocation:
         record.arguments,
         record.at,
         headers=record.headers,
+        trace=record.trace,
     )
     invocation.status = Status.OPEN
+    if record.trace is not None:
+        invocation.begun_at = record.at
     invocation.deliveries.append(Delivery(record.at, START))
     return invocation
 

@@ -41,6 +41,7 @@ from .engine import Engine
 from .exits import InternalError, StartRefused
 from .http_server import HttpServer
 from .ingress import Ingress
+from .log_ids import with_ids
 from .registry import Registry
 from .settings import Settings, load_settings
 from .store import StoreError
@@ -97,7 +98,7 @@ def settings_of(config: Path | None, drain_grace: int | None, *, replay_always: 
 def serve(options: Options) -> int:
     """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError, StoreError or InternalError."""
     began = time.monotonic()
-    logs.configure(format=options.log_format, level=options.log_level)
+    logs.configure(format=options.log_format, level=options.log_level, extra=[with_ids])
     registry = load_targets(options.targets)
     with reserve(*options.ingress) as reserved, reserve(*options.admin, option="--admin") as admin:
         _refuse_open_admin(admin, options)

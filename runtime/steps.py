@@ -24,6 +24,7 @@ from .clock import Clock
 from .execution import Execution
 from .invocations import Invocation, StepState
 from .ledger import Ledger
+from .log_ids import trace_of
 from .records import Attempted, Failed, Notified, Outcome, Paused, Success
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -165,7 +166,9 @@ class Steps:
         id = (invocation.id, command)
         self._slots.step_started(id, self._clock.now_us())
         self._meter.of(invocation).steps_started += 1
-        self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded)
+        tracer, trace = self._ledger.tracer, invocation.trace
+        traced = None if tracer is None or trace is None else tracer.step(trace, id)
+        self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded, traced)
 
     def _cut_off_by_death(
         self, invocation: Invocation, command: int, state: StepState, call: StepCall, ran_seconds: float
@@ -275,6 +278,7 @@ class Steps:
             "step failed",
             step=call.name,
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             attempt=attempt,
             error=f"{type(error).__name__}: {text_of(error)}",
