@@ -94,7 +94,7 @@ class World(DurableWorld):
         )
 
 
-@pytest.fixture(autouse=True, params=["warm", "cold"])
+@pytest.fixture(params=["warm", "cold"])
 def temperature(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each story is told twice: with all in memory, and with everything leaving it as soon as it can."""
     monkeypatch.setattr(World, "cold", request.param == "cold")

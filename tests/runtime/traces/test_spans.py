@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from perdure.objects import RetryPolicy, Service, TerminalError, VirtualObject, handler, shared, step
+from perdure.runtime import records
 from perdure.runtime.records import Invoked
 from perdure.runtime.trace_context import span_id_of
 from tests.runtime.held_journal import HeldJournal
@@ -24,6 +26,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
 DAY = 86_400.0
+
+pytestmark = pytest.mark.usefixtures("temperature")
 
 Worlds = Callable[..., World]
 
@@ -394,3 +398,26 @@ async def test_the_ids_of_spans_follow_from_invocation_and_command(worlds: World
     assert spans.named("Shop/buy").span_id == span_id_of(id, 0).hex()
     assert spans.named("look").span_id == span_id_of(id, 1).hex()
     assert spans.named("call Stock/take").span_id == span_id_of(id, 2).hex()
+
+
+async def test_a_journal_from_before_there_were_traces_is_read(worlds: Worlds, spans: Spans) -> None:
+    """Its records end before the field; and a release that doesn't know it leaves it out."""
+    world = worlds(Shop)
+    world.traced = False
+    await world.start()
+    id = await world.send(world.ref(Shop, "a").wait)
+    older = [without_last_field(data) for data in world.journal.records]
+    assert older[0] != world.journal.records[0]
+    world.traced = True
+
+    await world.begin_with(older)
+    await world.advance(5 * DAY + 1)
+
+    assert (await world.result(id)).startswith("0" * 32)
+    assert spans.all == []
+
+
+def without_last_field(data: bytes) -> bytes:
+    """As the release before wrote it, if it is an Invoked."""
+    parts = msgspec.msgpack.decode(data[1:])
+    return data[:1] + msgspec.msgpack.encode(parts[:-1]) if isinstance(records.decode(data), Invoked) else data
