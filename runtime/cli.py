@@ -73,6 +73,7 @@ def commands() -> None:
 @click.option("--tls-cert", type=PATH, metavar="FILE", help="Certificate and its chain (PEM), for both ports.")
 @click.option("--tls-key", type=PATH, metavar="FILE", help="Its key (PEM), not encrypted.")
 @click.option("--replay-always", is_flag=True, help="Replay each handler at every turn, to find non-determinism.")
+@click.option("--traces", is_flag=True, help="Send OpenTelemetry spans, as its OTEL_… variables say.")
 @click.option("--config", type=PATH, metavar="FILE", help="Settings in TOML, such as call_depth_max = 50.")
 @click.option("--drain-grace", type=SECONDS, metavar="SECONDS", help="How long SIGTERM waits for what runs.")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True)
@@ -90,6 +91,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     replay_always: bool,
+    traces: bool,
     config: Path | None,
     drain_grace: int | None,
     log_format: Any,  # Any: one of click's choices above, a Literal there
@@ -124,6 +126,7 @@ def serve(
             tls=tls.load_tls(tls_cert, tls_key),
             settings=process.settings_of(config, drain_grace, replay_always=replay_always),
             hash_seed=hash_seed,
+            traces=traces,
             log_format=log_format,
             log_level=log_level,
         )

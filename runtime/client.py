@@ -38,6 +38,7 @@ from .admission import Refused
 from .event_streams import MIME_TYPE, events_of
 from .gate import OutcomeUnknown
 from .outside import Outside, RemoteHandle, checked_reason, packed
+from .trace_context import with_current_span
 
 if TYPE_CHECKING:
     pass
@@ -404,7 +405,7 @@ def _part(text: str) -> str:
 
 
 def _headers(target: Target, idempotency_key: str | None) -> dict[str, str]:
-    headers = dict(target.headers or {})
+    headers = dict(with_current_span(target.headers) or {})
     headers["content-type"] = "application/json"
     if idempotency_key is not None:
         headers["idempotency-key"] = idempotency_key

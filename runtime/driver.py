@@ -43,6 +43,7 @@ from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
 from .limit_views import LimitKind
 from .limiter import Limiter
+from .log_ids import trace_of
 from .records import Attempted, Begun, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
 from .registry import Registry
 from .settings import Settings
@@ -371,6 +372,8 @@ class Driver:
                 del self._unrecorded[invocation.id], self._executions[invocation.id]
                 invocation.status = Status.ENDED
                 self._meter.ended(invocation, turn.outcome, self._clock.now_us())
+                if (tracer := self._ledger.tracer) is not None:
+                    tracer.read_ended(invocation, turn, self._ledger.last_lsn)
                 self._ledger.answer(invocation.id, turn.outcome)
                 execution.discard()
                 return
@@ -461,6 +464,7 @@ class Driver:
         log.warning(
             "attempt failed",
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             attempt=invocation.attempts + 1,
             error=f"{type(cause).__name__}: {text_of(cause)}",
@@ -483,6 +487,7 @@ class Driver:
         log.error(
             "paused",
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             error=failure.message,
             holds_key=invocation.exclusive,
@@ -598,8 +603,11 @@ def _unrecorded_invocation(record: Invoked) -> Invocation:
         record.arguments,
         record.at,
         headers=record.headers,
+        trace=record.trace,
     )
     invocation.status = Status.OPEN
+    if record.trace is not None:
+        invocation.begun_at = record.at
     invocation.deliveries.append(Delivery(record.at, START))
     return invocation
 

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -49,6 +50,9 @@ from .slots import ALIVE_EVERY_SECONDS, NoSlots, Slots
 from .state_edits import StateEdits
 from .store import Store, StoreError, StoreWriter
 from .vitals import Vitals
+
+if TYPE_CHECKING:
+    from .traces import Tracer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
@@ -94,6 +98,7 @@ class Engine:
         slots: Slots | NoSlots,
         entropy: Callable[[int], bytes],
         store: StoreWriter | None,
+        tracer: Tracer | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.registry = registry
@@ -105,7 +110,8 @@ class Engine:
         self._slots = slots
         self._entropy = entropy
         self._store = store
-        self._ledger = Ledger(self.kernel, journal)
+        self._tracer = tracer
+        self._ledger = Ledger(self.kernel, journal, tracer)
         began_us = clock.now_us() if self._ledger.last_lsn else None
         limiter = Limiter(self.kernel, registry, settings, clock, began_us)
         self.limiter = limiter if limiter.limits_anything else None
@@ -143,12 +149,15 @@ class Engine:
         slots: Slots | NoSlots | None = None,
         entropy: Callable[[int], bytes] | None = None,
         store: StoreWriter | None = None,
+        tracer: Tracer | None = None,
     ) -> Engine:
         """Recovers what store and journal hold, and goes on with it.  Raises RecoveryFailed, StoreError.
 
         Without a store everything stays in memory, and the whole journal is replayed.
         """
-        engine = cls(registry, journal, settings, clock, slots or NoSlots(), entropy or identity.Entropy(), store)
+        engine = cls(
+            registry, journal, settings, clock, slots or NoSlots(), entropy or identity.Entropy(), store, tracer
+        )
         recover(engine.kernel, journal, store, settings, clock.now_us())
         engine.kernel.memory.on_failed = engine._fail_unreadable
         engine._ledger.begin()
@@ -359,9 +368,10 @@ class Engine:
     def _invoked(self, request: Request, service: ServiceDefinition, handler: HandlerDefinition) -> Invoked:
         now = self._clock.now_us()
         unique = self._entropy(2 * identity.SEED_BYTES)
+        id = identity.invocation_id(service.name, request.key, unique[: identity.SEED_BYTES])
         return Invoked(
             now,
-            identity.invocation_id(service.name, request.key, unique[: identity.SEED_BYTES]),
+            id,
             unique[identity.SEED_BYTES :],
             service.name,
             request.key,
@@ -373,6 +383,7 @@ class Engine:
             request.idempotency_key,
             now + request.delay_us if request.delay_us else None,
             handler.stream,
+            None if self._tracer is None else self._tracer.begin(id, request),
         )
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from perdure.objects.errors import Failure
 
-from .records import Outcome, Turn
+from .records import Outcome, Trace, Turn
 
 START = -1
 CANCELLATION = -2
@@ -95,6 +95,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     `order`: its number among all that were ever scheduled, in which those due together join their mailboxes; 0: none.
     `stream`: its handler yields; `items` so far, each a row of its own, and `readers` are those of the waiters that get
     them.
+    `begun_at`: when it got its key; of what belongs to a trace alone.
     """
 
     id: str
@@ -134,6 +135,8 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     items: int = 0
     readers: list[tuple[str, int]] | None = None
     order: int = 0
+    trace: Trace | None = None
+    begun_at: int | None = None
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from perdure.objects.entry_keys import tag_of
 from perdure.objects.errors import Failure
 
-from . import identity, rows
+from . import identity, rows, trace_context
 from .invocations import (
     CANCELLATION,
     RUN_ONCE,
@@ -218,6 +218,7 @@ class Kernel:
                 record.idempotency_key,
                 record.due,
                 stream=record.stream,
+                trace=record.trace,
             ),
             record.at,
         )
@@ -575,6 +576,9 @@ class Kernel:
         self, caller: Invocation, command: Call | Send, at: int, retained: bool, due: int | None = None
     ) -> Invocation:
         id, seed = identity.child(caller.seed, command.index, command.service, command.key)
+        trace = caller.trace
+        if trace is not None:
+            trace = trace_context.child_of(trace, caller.id, command.index, sent=type(command) is Send)
         return Invocation(
             id,
             seed,
@@ -590,6 +594,7 @@ class Kernel:
             due,
             caller.id,
             caller.depth + 1,
+            trace=trace,
         )
 
     def _admit(self, invocation: Invocation, at: int) -> None:
@@ -623,6 +628,8 @@ class Kernel:
 
     def _start(self, invocation: Invocation, at: int) -> None:
         invocation.status = Status.OPEN
+        if invocation.trace is not None:
+            invocation.begun_at = at
         self._deliver(invocation, Delivery(at, START))
 
     def _pass_key_on(self, entry: ObjectEntry, at: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -42,6 +43,9 @@ from .records import (
     Turn,
 )
 
+if TYPE_CHECKING:
+    from .traces import Tracer
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
 _PRUNED_FROM = 16
@@ -55,11 +59,14 @@ class Unrecordable(Exception):
 
 
 class Ledger:
-    """`on_ended` and `on_rewound` are told what the last record did to an invocation, `on_synced` that there is room
+    """`tracer` makes spans of what is recorded here; None if nobody wants any.
+
+    `on_ended` and `on_rewound` are told what the last record did to an invocation, `on_synced` that there is room
     to go on, `on_failed` why nothing can."""
 
-    def __init__(self, kernel: Kernel, journal: Journal) -> None:
+    def __init__(self, kernel: Kernel, journal: Journal, tracer: Tracer | None = None) -> None:
         self.kernel = kernel
+        self.tracer = tracer
         self.meter = Meter()
         self.on_ended: Callable[[Invocation], None] = _nobody
         self.on_rewound: Callable[[Invocation], None] = _nobody
@@ -81,6 +88,8 @@ class Ledger:
         """After the recovery: what was read back is synced, and the writer's calls come here."""
         self._gate.synced = self.last_lsn
         self.meter.begin(self.last_lsn)
+        if self.tracer is not None:
+            self.tracer.synced(self.last_lsn)
         self._journal.subscribe(self._synced_in_writer, self._failed_in_writer)
 
     @property
@@ -120,6 +129,8 @@ class Ledger:
         except JournalError as error:  # it has failed already, and its writer's message is on its way
             self.on_failed(error)
             raise OutcomeUnknown("the journal failed: nothing was recorded, and the process stops") from error
+        if self.tracer is not None:
+            self.tracer.recording(record, kernel, journal.next_lsn)
         try:
             kernel.apply(record)
             self.last_lsn = journal.append(data)
@@ -223,6 +234,8 @@ class Ledger:
         ended, self.kernel.ended = self.kernel.ended, []
         for invocation in ended:
             self.on_ended(invocation)
+            if self.tracer is not None:
+                self.tracer.ended(invocation, self.last_lsn)
             if invocation.id in self._watchers:
                 self.answer(invocation.id, invocation.outcome)
             if invocation.stream:
@@ -263,6 +276,8 @@ class Ledger:
         self._loop.call_soon_threadsafe(self.on_failed, error)
 
     def _synced(self, lsn: int) -> None:
+        if self.tracer is not None:
+            self.tracer.synced(lsn)
         self._gate.opened(lsn)
         self.on_synced()
 

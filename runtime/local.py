@@ -33,9 +33,10 @@ from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
 from .store import StoreWriter
+from .trace_context import with_current_span
 
 if TYPE_CHECKING:
-    pass
+    from .traces import Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Runtime(Outside):
         settings: Settings | None = None,
         journal: Journal | None = None,
         store: StoreWriter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         if (journal is not None or store is not None) and data_dir is not None:
             raise ValueError("Runtime takes a data_dir, or a journal and perhaps a store, not both")
@@ -67,6 +69,7 @@ class Runtime(Outside):
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._journal = journal
         self._store = store
+        self._tracer = tracer
         self._clock = clock or SystemClock()
         self._settings = settings or Settings()
         self._engine: Engine | None = None
@@ -82,7 +85,13 @@ class Runtime(Outside):
                 store = open_store(self._data_dir, journal)
                 slots = open_slots(self._data_dir)
             self._engine = await Engine.open(
-                self._registry, journal, self._settings, self._clock, slots=slots, store=store
+                self._registry,
+                journal,
+                self._settings,
+                self._clock,
+                slots=slots,
+                store=store,
+                tracer=self._tracer,
             )
         except BaseException:
             journal.close()
@@ -145,6 +154,7 @@ class Runtime(Outside):
         _value_of(read)
 
     def _submit(self, target: Target, *, send: bool, delay_seconds: float | None = None) -> Submission:
+        headers = headers_of(target)
         request = Request(
             service=target.service.name,
             key=target.key,
@@ -153,7 +163,7 @@ class Runtime(Outside):
             send=send,
             delay_us=None if delay_seconds is None else round(delay_seconds * 1e6),
             idempotency_key=target.idempotency_key,
-            headers=headers_of(target),
+            headers=headers if self._tracer is None else with_current_span(headers),
         )
         return self.engine.submit(request, public_only=False)
 

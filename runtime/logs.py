@@ -22,13 +22,19 @@ Level = Literal["debug", "info", "warning", "error"]
 DEPTH_MAX = 6
 
 
-def configure(stream: TextIO | None = None, *, format: Format = "auto", level: Level = "info") -> None:
-    """Set up structlog and `logging` for this process. `auto` asks whether the stream (stderr) is a terminal."""
+def configure(
+    stream: TextIO | None = None, *, format: Format = "auto", level: Level = "info", extra: Sequence[Processor] = ()
+) -> None:
+    """Set up structlog and `logging` for this process. `auto` asks whether the stream (stderr) is a terminal.
+
+    `extra`: what adds to each line.
+    """
     out: TextIO = sys.stderr if stream is None else stream
     console = format == "console" or (format == "auto" and out.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        *extra,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
         structlog.processors.StackInfoRenderer(),

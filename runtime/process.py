@@ -12,6 +12,8 @@ stop the engine, seal the journal.
 This file does not know what a request or a record is.
 """
 
+from __future__ import annotations
+
 import asyncio
 import gc
 import os
@@ -24,7 +26,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -41,10 +43,15 @@ from .engine import Engine
 from .exits import InternalError, StartRefused
 from .http_server import HttpServer
 from .ingress import Ingress
+from .log_ids import with_ids
 from .registry import Registry
 from .settings import Settings, load_settings
 from .store import StoreError
 from .targets import load_targets
+
+if TYPE_CHECKING:
+    from .trace_export import Traces
+    from .traces import Tracer
 
 log = structlog.stdlib.get_logger("perdure.process")
 
@@ -80,6 +87,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tls: ssl.SSLContext | None = None
     settings: Settings
     hash_seed: int
+    traces: bool = False
     log_format: logs.Format = "auto"
     log_level: logs.Level = "info"
 
@@ -97,20 +105,36 @@ def settings_of(config: Path | None, drain_grace: int | None, *, replay_always: 
 def serve(options: Options) -> int:
     """Serve until a signal or a failure. Returns 0; raises StartRefused, JournalError, StoreError or InternalError."""
     began = time.monotonic()
-    logs.configure(format=options.log_format, level=options.log_level)
+    logs.configure(format=options.log_format, level=options.log_level, extra=[with_ids])
     registry = load_targets(options.targets)
+    traces = _open_traces() if options.traces else None
     with reserve(*options.ingress) as reserved, reserve(*options.admin, option="--admin") as admin:
         _refuse_open_admin(admin, options)
         journal = open_journal(options.data_dir)
         try:
             hash_seed.keep(options.data_dir, options.hash_seed)
-            server = Server(options, registry, journal, reserved, admin, began)
+            tracer = None if traces is None else traces.tracer
+            server = Server(options, registry, journal, reserved, admin, began, tracer)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(server.run())
         finally:
             journal.close()
+            if traces is not None:
+                traces.close()
     log.info("stopped")
     return 0
+
+
+def _open_traces() -> Traces | None:
+    """What few processes want is imported here, and is not installed with the rest.  Raises StartRefused."""
+    try:
+        from .trace_export import open_traces  # noqa: PLC0415
+    except ImportError as error:
+        raise StartRefused(
+            f"--traces needs OpenTelemetry, which is not installed here ({error}): pip install 'perdure[traces]', or "
+            "start without --traces; nothing was touched"
+        ) from error
+    return open_traces()
 
 
 def _refuse_open_admin(reserved: socket.socket, options: Options) -> None:
@@ -157,6 +181,7 @@ class Server:
         reserved: socket.socket,
         reserved_for_admin: socket.socket,
         began: float,
+        tracer: Tracer | None,
     ) -> None:
         self._options = options
         self._settings = with_descriptors(options.settings)
@@ -165,6 +190,7 @@ class Server:
         self._reserved = reserved
         self._reserved_for_admin = reserved_for_admin
         self._began = began
+        self._tracer = tracer
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -174,7 +200,9 @@ class Server:
         try:
             slots = open_slots(data_dir)
             clock = SystemClock()
-            engine = await Engine.open(self._registry, self._journal, self._settings, clock, slots=slots, store=store)
+            engine = await Engine.open(
+                self._registry, self._journal, self._settings, clock, slots=slots, store=store, tracer=self._tracer
+            )
         except BaseException:
             store.close()
             raise

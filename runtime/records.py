@@ -216,11 +216,26 @@ Command: TypeAlias = (
 # --- records ------------------------------------------------------------------------------------------------------
 
 
+class Trace(Struct, frozen=True, array_like=True, gc=False):
+    """The trace that an invocation belongs to, and the span it was made by (empty: none, it began the trace).
+
+    `sampled` was decided where the trace came in, and holds for all of it.  `sent`: nobody waits for the outcome.
+    `state`: the W3C's tracestate, passed on as it came.
+    """
+
+    trace_id: bytes
+    parent: bytes
+    sampled: bool
+    sent: bool = False
+    state: str = ""
+
+
 class Invoked(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Somebody outside asked for a handler.  (What a handler asks for stands in its Turn.)
 
     `retained`: the outcome is kept for the retention time, since somebody may come back for it.
     `stream`: the handler yields, and what it has yielded is kept as long as its outcome.
+    `trace`: None if nobody wanted traces.
     """
 
     at: int
@@ -236,6 +251,7 @@ class Invoked(Struct, frozen=True, array_like=True, tag=1, gc=False):
     idempotency_key: str | None = None
     due: int | None = None
     stream: bool = False
+    trace: Trace | None = None
 
 
 class Due(Struct, frozen=True, array_like=True, tag=2, gc=False):

@@ -242,9 +242,11 @@ class Schedules:
         )
         self._admission.refuse_when_full(request, handler)
         unique = self._entropy(2 * identity.SEED_BYTES)
+        id = identity.invocation_id(definition.service, definition.key, unique[: identity.SEED_BYTES])
+        tracer = self._ledger.tracer
         invoked = Invoked(
             now,
-            identity.invocation_id(definition.service, definition.key, unique[: identity.SEED_BYTES]),
+            id,
             unique[identity.SEED_BYTES :],
             definition.service,
             definition.key,
@@ -253,6 +255,7 @@ class Schedules:
             definition.arguments,
             retained=True,
             headers={SCHEDULE_HEADER: definition.id, TICK_HEADER: iso(time)},
+            trace=None if tracer is None else tracer.begin_tick(id, definition.service, handler.name),
         )
         cancels = running.id if running is not None and definition.overlap == "cancel" else None
         return Ticked(now, definition.id, tick, invoked, cancels)

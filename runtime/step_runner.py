@@ -38,6 +38,16 @@ class StepOwner(Protocol):
         ...
 
 
+class TracedStep(Protocol):
+    """A step that belongs to a trace."""
+
+    @property
+    def trace_id(self) -> str: ...
+    def enter(self) -> object:
+        """Makes its span the current one of the context it is called in."""
+        ...
+
+
 class RunningStep(StepContext):
     """One attempt.  `progress` is what its last heartbeat said (any JSON value)."""
 
@@ -45,6 +55,7 @@ class RunningStep(StepContext):
     task: asyncio.Task[None] | None = None
     thread: asyncio.Future[Any] | None = None
     stop_requested = False
+    traced: TracedStep | None = None
 
     def __init__(self, id: StepId, seed: bytes, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
         self.id = id
@@ -60,7 +71,14 @@ class RunningStep(StepContext):
     @property
     def log(self) -> StepLog:  # type: ignore[override]  # made when asked for: most steps log nothing
         log: StepLog = structlog.get_logger("perdure.step")
-        return log.bind(invocation=self.id[0], step=self.call.name, attempt=self.attempt)  # type: ignore[attr-defined, no-any-return]
+        ids = self.log_ids
+        return log.bind(**ids, step=self.call.name, attempt=self.attempt)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def log_ids(self) -> dict[str, str]:
+        """What stands in each log line of it."""
+        traced = self.traced
+        return {"invocation": self.id[0]} if traced is None else {"invocation": self.id[0], "trace_id": traced.trace_id}
 
     @property
     def cancelled(self) -> bool:
@@ -99,9 +117,18 @@ class StepRunner:
             if step.id[0] == invocation and step.progress is not None
         }
 
-    def start(self, id: StepId, seed: bytes, call: StepCall, attempt: int, recorded: Sequence[Any]) -> None:
+    def start(
+        self,
+        id: StepId,
+        seed: bytes,
+        call: StepCall,
+        attempt: int,
+        recorded: Sequence[Any],
+        traced: TracedStep | None = None,
+    ) -> None:
         """`seed`: its invocation's. `recorded`: what a stream has yielded before."""
         step = RunningStep(id, seed, call, attempt, recorded)
+        step.traced = traced
         self._running[id] = step
         run = self._in_loop(step) if call.is_async else self._in_thread(step)
         step.task = self._loop.create_task(run, name=f"step {call.name} of {id[0]}", context=_context_of(step))
@@ -215,6 +242,8 @@ async def _limited(seconds: float | None) -> AsyncGenerator[None]:
 def _context_of(step: RunningStep) -> contextvars.Context:
     context = step.call.context.copy()
     context.run(enter_step, step)
+    if step.traced is not None:
+        context.run(step.traced.enter)
     return context
 
 

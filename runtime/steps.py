@@ -25,6 +25,7 @@ from .execution import Execution
 from .invocations import Invocation, StepState
 from .ledger import Ledger
 from .limiter import Limiter
+from .log_ids import trace_of
 from .records import Attempted, Failed, Notified, Outcome, Paused, Success
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -176,7 +177,9 @@ class Steps:
                 return
         self._slots.step_started(id, self._clock.now_us())
         self._meter.of(invocation).steps_started += 1
-        self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded)
+        tracer, trace = self._ledger.tracer, invocation.trace
+        traced = None if tracer is None or trace is None else tracer.step(trace, id)
+        self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded, traced)
 
     def _start_in_its_place(self, invocation: Invocation, command: int, call: StepCall) -> None:
         """It has waited for it, and may be wanted no more."""
@@ -301,6 +304,7 @@ class Steps:
             "step failed",
             step=call.name,
             invocation=invocation.id,
+            **trace_of(invocation),
             target=invocation.target,
             attempt=attempt,
             error=f"{type(error).__name__}: {text_of(error)}",

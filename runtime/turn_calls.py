@@ -90,6 +90,11 @@ class HandlerLoop(RefusingLoop):
         self._sweeping = False
         self._refusals_left = REFUSALS_MAX
 
+    @property
+    def timers(self) -> TimerPort:
+        """What keeps its timers: whoever the loop was made for."""
+        return self._timers
+
     # --- callbacks ------------------------------------------------------------------------------------------------
 
     def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> TurnHandle:

@@ -4,6 +4,7 @@
     make bench ARGS=--quick           shorter rounds, rougher figures
     make bench ARGS='--json FILE'     the figures for a program, too
     make bench ARGS='--directory DIR' on another disk
+    make bench ARGS=--traces          with and without OpenTelemetry spans, in turn, and nothing else
 
 Every acknowledgement is synced.  The two servers are driven in turn, several times, so that a machine that slows down
 slows both, and a ratio is of one round.  Absolute figures are of this machine and of its disk.

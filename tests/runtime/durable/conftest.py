@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import structlog
@@ -45,15 +45,18 @@ class World:
 
     # --- life -----------------------------------------------------------------------------------------------------
 
-    async def start(self) -> World:
+    async def start(self) -> Self:
         journal: Journal = self.journal
         if self.store is not None and self.store.lsn >= journal.next_lsn:
             self.store = MemoryStore()
-        self.runtime = Runtime(
-            self.classes, data_dir=None, clock=self.clock, settings=self.settings, journal=journal, store=self.store
-        )
+        self.runtime = self.make_runtime(journal)
         await self.runtime.__aenter__()
         return self
+
+    def make_runtime(self, journal: Journal) -> Runtime:
+        return Runtime(
+            self.classes, data_dir=None, clock=self.clock, settings=self.settings, journal=journal, store=self.store
+        )
 
     async def close(self) -> None:
         if self.open:

@@ -1,0 +1,352 @@
+"""Traces: the spans of what was recorded, given to OpenTelemetry once they can't be taken back.
+
+A span is made of a record and the kernel's memory when the record is committed live; a replay and a recovery commit
+nothing, so they make none.  It leaves when its record is synced: what a crash takes back has left no span, and is
+done, recorded and told again.  Where a span begins is in the journal too, so that of an invocation which began before
+a crash, or months ago, is whole.
+
+    an invocation   from its acceptance (or when it was due) to its end, when it ends
+    a call          the same of the invocation it made, seen from the caller, when that ends
+    a message       the moment it was sent
+    a step          from the turn that asked for it to what it ended with, when that is recorded
+    a failure       of an attempt that is made again, or after which the invocation is paused: the moment of it
+
+No key and no argument gets here; what an error says does, as in the log.
+The only file that imports OpenTelemetry, and only imported where somebody wants traces (`perdure[traces]`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from perdure.objects.errors import Failure
+
+from . import trace_context
+from .invocations import Invocation
+from .kernel import CANCELLED, KILLED, Kernel
+from .records import Attempted, CancelStep, Command, Failed, Notified, Outcome, Paused, Record, Run, Send, Trace, Turn
+
+if TYPE_CHECKING:
+    from .admission import Request
+
+_SCOPE: Final = InstrumentationScope("perdure")
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
+_NO_STATE: Final = TraceState()
+_NOTHING: Final = Status()
+
+Attributes = dict[str, str | int]
+
+
+class Tracer:
+    """Makes the spans of one engine.  `processor` gets each when it has ended, and must not block."""
+
+    def __init__(self, processor: SpanProcessor, resource: Resource, sampler: Sampler) -> None:
+        self._processor = processor
+        self._resource = resource
+        self._sampler = sampler
+        self._waiting: deque[tuple[int, ReadableSpan]] = deque()
+        self._synced_lsn = 0
+        self._last_turn: Turn | None = None
+
+    # --- where a trace begins -------------------------------------------------------------------------------------
+
+    def begin(self, id: str, request: Request) -> Trace:
+        """The trace of a new invocation that somebody outside asked for: theirs, if they named one."""
+        came_from = trace_context.from_headers(request.headers)
+        return self._begin(id, f"{request.service}/{request.handler}", came_from, sent=request.send)
+
+    def begin_tick(self, id: str, service: str, handler: str) -> Trace:
+        """The same of a schedule's tick."""
+        return self._begin(id, f"{service}/{handler}", None, sent=True)
+
+    def _begin(self, id: str, name: str, came_from: Trace | None, *, sent: bool) -> Trace:
+        """Whether it is sampled is decided here, recorded, and holds for all that comes of it."""
+        trace_id = trace_context.trace_id_of(id) if came_from is None else came_from.trace_id
+        context = otel_context.Context()
+        if came_from is not None:
+            parent = _span_context(came_from, came_from.parent, remote=True)
+            context = set_span_in_context(NonRecordingSpan(parent), context)
+        kind = SpanKind.CONSUMER if sent else SpanKind.SERVER
+        result = self._sampler.should_sample(context, int.from_bytes(trace_id), name, kind)
+        state = "" if came_from is None else came_from.state
+        parent_id = b"" if came_from is None else came_from.parent
+        return Trace(trace_id, parent_id, result.decision is Decision.RECORD_AND_SAMPLE, sent, state)
+
+    def step(self, trace: Trace, id: tuple[str, int]) -> TracedStep:
+        """The span of a step, as its code is to see it."""
+        return TracedStep(trace, trace_context.span_id_of(*id))
+
+    # --- what is recorded -----------------------------------------------------------------------------------------
+
+    def recording(self, record: Record, kernel: Kernel, lsn: int) -> None:
+        """A record that is about to be applied."""
+        if isinstance(record, Turn):
+            self._turn(record, kernel, lsn)
+        elif isinstance(record, Notified):
+            if not record.more and (invocation := _sampled(kernel, record.id)) is not None:
+                self._step_ended(invocation, record.command, record.outcome, record.at, lsn)
+        elif isinstance(record, Attempted | Paused) and (invocation := _sampled(kernel, record.id)) is not None:
+            self._stumbled(invocation, record, lsn)
+
+    def ended(self, invocation: Invocation, lsn: int) -> None:
+        """An invocation has ended by the record `lsn`, which was applied."""
+        trace, outcome = invocation.trace, invocation.outcome
+        if trace is None or not trace.sampled or outcome is None:
+            return
+        turn = self._last_turn
+        attempt = turn.attempt if turn is not None and turn.id == invocation.id else None
+        self._invocation_ended(invocation, trace, outcome, invocation.ended_at or 0, attempt, lsn)
+
+    def read_ended(self, invocation: Invocation, turn: Turn, lsn: int) -> None:
+        """A read that leaves no record; what it has seen is in the record `lsn`."""
+        trace = invocation.trace
+        if trace is not None and trace.sampled and turn.outcome is not None:
+            self._invocation_ended(invocation, trace, turn.outcome, turn.at, turn.attempt, lsn)
+
+    def synced(self, lsn: int) -> None:
+        """Everything up to that record stays."""
+        self._synced_lsn = lsn
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= lsn:
+            self._processor.on_end(waiting.popleft()[1])
+
+    # --- the spans ------------------------------------------------------------------------------------------------
+
+    def _turn(self, record: Turn, kernel: Kernel, lsn: int) -> None:
+        if record.outcome is not None:
+            self._last_turn = record
+        if not record.commands and record.outcome is None:
+            return
+        invocation = _sampled(kernel, record.id)
+        if invocation is None:
+            return
+        stopped = [command.step for command in record.commands if isinstance(command, CancelStep)]
+        if record.outcome is not None and invocation.history is not None:
+            stopped = [*invocation.history.steps]
+        for step in stopped:
+            self._step_ended(invocation, step, CANCELLED, record.at, lsn)
+        for command in record.commands:
+            if isinstance(command, Send) and command.verdict is None:
+                self._sent(invocation, command, record.at, lsn)
+
+    def _sent(self, invocation: Invocation, command: Send, at: int, lsn: int) -> None:
+        attributes: Attributes = {
+            "messaging.system": "perdure",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": f"{command.service}/{command.handler}",
+            "perdure.invocation.id": invocation.id,
+        }
+        if command.due is not None:
+            attributes["perdure.delay_ms"] = (command.due - at) // 1_000
+        name = f"send {command.service}/{command.handler}"
+        span_id = trace_context.span_id_of(invocation.id, command.index)
+        self._give(invocation, span_id, _own_span(invocation), name, SpanKind.PRODUCER, at, at, attributes, None, lsn)
+
+    def _step_ended(self, invocation: Invocation, index: int, outcome: Outcome | None, at: int, lsn: int) -> None:
+        asked = _asked(invocation, index)
+        if asked is None:
+            return
+        run, began = asked
+        state = None if invocation.history is None else invocation.history.steps.get(index)
+        attributes = _attributes_of(invocation, outcome)
+        attributes["perdure.step"] = run.name
+        attributes["perdure.attempt"] = 1 if state is None else state.attempts + 1
+        span_id, kind = trace_context.span_id_of(invocation.id, index), SpanKind.INTERNAL
+        self._give(invocation, span_id, _own_span(invocation), run.name, kind, began, at, attributes, outcome, lsn)
+
+    def _stumbled(self, invocation: Invocation, record: Attempted | Paused, lsn: int) -> None:
+        """What is paused or tried again for days shows at once, not when it ends."""
+        name, parent, attempt = f"{invocation.service}/{invocation.handler}", _own_span(invocation), None
+        paused = isinstance(record, Paused) or record.next_at is None
+        attributes = _attributes_of(invocation, None)
+        if isinstance(record, Attempted):
+            attempt = invocation.attempts + 1
+            if record.command is not None and (asked := _asked(invocation, record.command)) is not None:
+                name, parent = asked[0].name, trace_context.span_id_of(invocation.id, record.command)
+                state = None if invocation.history is None else invocation.history.steps.get(record.command)
+                attempt = 1 if state is None else state.attempts + 1
+                attributes["perdure.step"] = name
+            attributes["perdure.attempt"] = attempt
+        attributes["perdure.then"] = "pause" if paused else "retry"
+        span_id, name = trace_context.attempt_id_of(invocation.id, lsn), f"{name} failed"
+        at, failed = record.at, Failed(record.failure)
+        self._give(invocation, span_id, parent, name, SpanKind.INTERNAL, at, at, attributes, failed, lsn)
+
+    def _invocation_ended(
+        self, invocation: Invocation, trace: Trace, outcome: Outcome, at: int, attempt: int | None, lsn: int
+    ) -> None:
+        name = f"{invocation.service}/{invocation.handler}"
+        began = invocation.due or invocation.created_at
+        attributes = _attributes_of(invocation, outcome)
+        if trace.sent:
+            attributes["messaging.system"] = "perdure"
+            attributes["messaging.operation.type"] = "process"
+            attributes["messaging.destination.name"] = name
+        else:
+            attributes["rpc.system"] = "perdure"
+            attributes["rpc.service"] = invocation.service
+            attributes["rpc.method"] = invocation.handler
+            if invocation.parent is not None:
+                call = {**attributes, "perdure.invocation.id": invocation.parent, "perdure.callee.id": invocation.id}
+                by = trace_context.span_id_of(invocation.parent, 0)
+                kind = SpanKind.CLIENT
+                self._give(invocation, trace.parent, by, f"call {name}", kind, began, at, call, outcome, lsn)
+        if attempt is not None:
+            attributes["perdure.attempt"] = attempt
+        events: list[Event] = []
+        if invocation.begun_at is not None and invocation.begun_at > began:
+            events.append(Event("started", None, invocation.begun_at * 1_000))  # until then it waited for its key
+        kind = SpanKind.CONSUMER if trace.sent else SpanKind.SERVER
+        self._give(
+            invocation, _own_span(invocation), trace.parent, name, kind, began, at, attributes, outcome, lsn, events
+        )
+
+    def _give(
+        self,
+        invocation: Invocation,
+        span_id: bytes,
+        parent_id: bytes,
+        name: str,
+        kind: SpanKind,
+        began: int,
+        ended: int,
+        attributes: Attributes,
+        outcome: Outcome | None,
+        lsn: int,
+        events: Sequence[Event] = (),
+    ) -> None:
+        """Times in microseconds, as everywhere else; OpenTelemetry counts nanoseconds."""
+        trace = invocation.trace
+        assert trace is not None
+        ended = max(began, ended)  # the clock may have been set back
+        status = _NOTHING
+        if type(outcome) is Failed and outcome is not CANCELLED:
+            failure = outcome.failure
+            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}")
+            events = [*events, _exception(failure, ended)]
+        remote = invocation.parent is None and parent_id == trace.parent
+        span = ReadableSpan(
+            name,
+            _span_context(trace, span_id),
+            _span_context(trace, parent_id, remote=remote) if parent_id else None,
+            self._resource,
+            attributes,
+            events,
+            kind=kind,
+            status=status,
+            start_time=began * 1_000,
+            end_time=ended * 1_000,
+            instrumentation_scope=_SCOPE,
+        )
+        if lsn <= self._synced_lsn:
+            self._processor.on_end(span)
+        else:
+            self._waiting.append((lsn, span))
+
+
+class TracedStep:
+    """A step that belongs to a trace: what it sends out, and the spans that its code makes, are under its span."""
+
+    __slots__ = ("_span_id", "_trace")
+
+    def __init__(self, trace: Trace, span_id: bytes) -> None:
+        self._trace = trace
+        self._span_id = span_id
+
+    @property
+    def trace_id(self) -> str:
+        return self._trace.trace_id.hex()
+
+    def enter(self) -> object:
+        """Makes it the current span of the context this is called in."""
+        span = NonRecordingSpan(_span_context(self._trace, self._span_id))
+        return otel_context.attach(set_span_in_context(span))
+
+
+def tracer_of(provider: TracerProvider, processor: SpanProcessor) -> Tracer:
+    """One that gives its spans to `processor`, of the same resource and sampled in the same way as others are."""
+    return Tracer(processor, provider.resource, provider.sampler)
+
+
+def _span_context(trace: Trace, span_id: bytes, *, remote: bool = False) -> SpanContext:
+    return SpanContext(
+        int.from_bytes(trace.trace_id),
+        int.from_bytes(span_id),
+        remote,
+        _SAMPLED if trace.sampled else _NOT_SAMPLED,
+        TraceState.from_header([trace.state]) if trace.state else _NO_STATE,
+    )
+
+
+def _sampled(kernel: Kernel, id: str) -> Invocation | None:
+    """The invocation, if it is open and its spans are wanted."""
+    invocation = kernel.find(id)
+    if invocation is None or invocation.ended or invocation.trace is None or not invocation.trace.sampled:
+        return None
+    return invocation
+
+
+def _own_span(invocation: Invocation) -> bytes:
+    return trace_context.span_id_of(invocation.id, 0)
+
+
+def _asked(invocation: Invocation, index: int) -> tuple[Run, int] | None:
+    """The step that is open under that number, and when the turn that asked for it was committed.
+
+    Most are in the last turn; a turn's commands are in the order of their numbers.
+    """
+    history = invocation.history
+    if history is None or index not in history.steps:
+        return None
+    for turn in reversed(history.turns.values()):
+        commands = turn.commands
+        if commands and commands[0].index <= index:
+            place = bisect_left(commands, index, key=_index_of)
+            command = commands[place] if place < len(commands) else None
+            return (command, turn.at) if isinstance(command, Run) and command.index == index else None
+    return None
+
+
+def _index_of(command: Command) -> int:
+    return command.index
+
+
+def _attributes_of(invocation: Invocation, outcome: Outcome | None) -> Attributes:
+    attributes: Attributes = {
+        "perdure.service": invocation.service,
+        "perdure.handler": invocation.handler,
+        "perdure.invocation.id": invocation.id,
+    }
+    if outcome is not None:
+        attributes["perdure.outcome"] = _word_for(outcome)
+    return attributes
+
+
+def _word_for(outcome: Outcome) -> str:
+    if not isinstance(outcome, Failed):
+        return "succeeded"
+    return "cancelled" if outcome is CANCELLED else "killed" if outcome is KILLED else "failed"
+
+
+def _exception(failure: Failure, at: int) -> Event:
+    return Event("exception", {"exception.type": failure.type, "exception.message": failure.message}, at * 1_000)
