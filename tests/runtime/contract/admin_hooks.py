@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import re
-from typing import Any
+from typing import Any, cast
 
 import schemathesis
 
@@ -20,9 +20,12 @@ UNKNOWN = 4
 asked = itertools.count()
 
 
-@schemathesis.hook
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType]  # its signature has an unknown part
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    path, made_up = case.operation.path, str((case.path_parameters or {}).get("id", ""))
+    path: str = case.operation.path
+    body: Any = case.body
+    parameters = cast("dict[str, Any]", case.path_parameters or {})
+    made_up = str(parameters.get("id", ""))
     if re.fullmatch("inv_[0-9a-f]{35}", made_up) and next(asked) % UNKNOWN:
         case.path_parameters["id"] = next(IDS)
     if path.startswith("/schedules/") and made_up and next(asked) % UNKNOWN:
@@ -32,8 +35,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
             **(case.query or {}),
             "key": "nobody's",
         }  # many need a filter; this one leaves the IDS as they are
-    if isinstance(case.body, dict) and case.method == "POST":
-        case.body = fit(path, case.body)
+    if isinstance(body, dict) and case.method == "POST":
+        case.body = fit(path, cast("dict[str, Any]", body))
 
 
 def fit(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -47,5 +50,7 @@ def fit(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def good(name: str, state: Any) -> bool:
     """As the document has it, but for the names of the fields."""
-    values = [*state.values()] if isinstance(state, dict) else [None]
-    return isinstance(state, dict) and (name == "state" or all(isinstance(value, list) for value in values))
+    if not isinstance(state, dict):
+        return False
+    values = cast("dict[str, Any]", state).values()
+    return name == "state" or all(isinstance(value, list) for value in values)
