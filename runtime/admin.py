@@ -1,7 +1,7 @@
 """The admin API: what an operator sees of an invocation, and does to it, in the dialect of Restate's admin API.
 
     GET   /health                                           200: it serves
-    GET   /version                                          {"version"}
+    GET   /version                                          {"version", …}, as Restate's command line asks for it
     GET   /invocations/{id}                                 what `Operations.describe` says, times as ISO 8601
     GET   /metrics                                          Prometheus' text format: see `metrics`
     PATCH /invocations/{id}/cancel                          200 it has ended, 202 it was asked to
@@ -14,6 +14,7 @@
     /services …, /openapi                                   see admin_services.py
     /schedules …                                            see admin_schedules.py
     /ui …                                                   the page: see admin_ui.py
+    /v2 …, /v3 …                                            for Restate's command line: see admin_restate.py
 
 400 for what is no id, 404 unknown, 409 in no state for it, 425 not begun yet, 422 a workflow is not restarted.
 
@@ -25,12 +26,11 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib import metadata
 
 import msgspec
 from aiohttp import hdrs, web
 
-from . import admin_lists, admin_schedules, admin_services, admin_ui
+from . import admin_lists, admin_restate, admin_schedules, admin_services, admin_ui
 from .access import Access
 from .admission import Refused
 from .engine import Engine
@@ -60,7 +60,8 @@ _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
     "/health, /version, /metrics, /query, /limits, "
     f"/invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
-    f"{admin_lists.FORMS}, {admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}"
+    f"{admin_lists.FORMS}, {admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}, "
+    f"{admin_restate.FORMS}"
 )
 
 
@@ -77,6 +78,7 @@ class Admin(HttpServer):
         self._engine = engine
         self._queries = Queries(engine)
         self.metrics = Metrics(engine.vitals, {self.source: self})
+        restate = admin_restate.RestateAdmin(engine, self._queries, self._act_on)
         self.areas: dict[str, Area] = {
             "version": self._version,
             "metrics": self._metrics,
@@ -87,6 +89,7 @@ class Admin(HttpServer):
             "services": self._services,
             "openapi": self._openapi,
             "ui": self._ui,
+            **{f"v{number}": restate.answer for number in admin_restate.VERSIONS},
         }
 
     async def caught_up(self) -> None:
@@ -110,7 +113,7 @@ class Admin(HttpServer):
         if rest:
             raise Refused(404, f"there is {_FORMS}")
         require_method(request, "GET")
-        return Reply(200, msgspec.json.encode({"version": metadata.version("perdure")}))
+        return Reply(200, msgspec.json.encode(admin_restate.version()))
 
     async def _metrics(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         if rest:
@@ -153,6 +156,11 @@ class Admin(HttpServer):
             await read()  # what is asked stands in the path; a body is read, so that the connection can go on
             return await self._act(rest[1], _id(rest[0]))
         raise Refused(404, f"there is {_FORMS}")
+
+    async def _act_on(self, action: str, id: str) -> Reply:
+        if action not in _ACTIONS:
+            raise Refused(404, f"there is {_FORMS}")
+        return await self._act(action, _id(id))
 
     async def _do(self, action: str, id: str) -> None:
         await self._act(action, id)

@@ -54,7 +54,7 @@ async def answer(
     services = engine.registry.services
     if not parts:
         require_method(request, "GET")
-        return _json({"services": [_about(service) for _, service in sorted(services.items())]})
+        return _json({"services": [about(service) for _, service in sorted(services.items())]})
     service = services.get(decode(parts[0]))
     if service is None:
         raise Refused(404, f"no service {decode(parts[0])[:80]!r} is served here; GET /services lists them")
@@ -78,13 +78,13 @@ def openapi(engine: Engine, *, admin: bool) -> Reply:
 def _described(service: ServiceDefinition, rest: list[str]) -> object:
     match rest:
         case []:
-            return _about(service)
+            return about(service)
         case ["openapi"]:
             return openapi_of([service])
         case ["handlers"]:
-            return {"handlers": [_about_handler(handler) for handler in service.handlers.values()]}
+            return {"handlers": [about_handler(handler) for handler in service.handlers.values()]}
         case ["handlers", name] if name in service.handlers:
-            return _about_handler(service.handlers[name])
+            return about_handler(service.handlers[name])
         case ["handlers", name]:
             known = ", ".join(sorted(service.handlers))
             raise Refused(404, f"{service.name} has no handler {name[:80]!r}; it has: {known}")
@@ -92,14 +92,14 @@ def _described(service: ServiceDefinition, rest: list[str]) -> object:
             raise Refused(404, f"there is {FORMS}")
 
 
-def _about(service: ServiceDefinition) -> dict[str, object]:
+def about(service: ServiceDefinition) -> dict[str, object]:
     lifetimes = service.lifetimes
     return {
         "name": service.name,
         "ty": _KINDS[service.kind],
         "public": any(handler.public for handler in service.handlers.values()),
         "revision": service.version,
-        "handlers": [_about_handler(handler) for handler in service.handlers.values()],
+        "handlers": [about_handler(handler) for handler in service.handlers.values()],
         "state": {name: schema_of(field.type) for name, field in service.fields.items()},
         "retention_seconds": lifetimes.retention_seconds,
         "retained_max": lifetimes.retained_max,
@@ -108,7 +108,7 @@ def _about(service: ServiceDefinition) -> dict[str, object]:
     }
 
 
-def _about_handler(handler: HandlerDefinition) -> dict[str, object]:
+def about_handler(handler: HandlerDefinition) -> dict[str, object]:
     takes = handler.input_type is not None
     return {
         "name": handler.name,

@@ -134,7 +134,7 @@ def _component_of(type_: Any, handler: HandlerDefinition, components: Schema) ->
 def _bounded(schema: Any) -> Any:
     """Whole numbers within 64 bits, as they are taken."""
     if isinstance(schema, list):
-        return [_bounded(each) for each in schema]
+        return [_bounded(each) for each in cast("Iterable[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
     inner = {name: _bounded(each) for name, each in cast("Schema", schema).items()}

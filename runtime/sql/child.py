@@ -23,6 +23,7 @@ from ..rows import UnreadableRow
 from ..store import Moment, StoreError
 from .formats import Row, written
 from .protocol import DATA, END, FRAME, LENGTH, STOPPED, Ended, Query, Stopped
+from .restate import FirstValue, in_sqlite, restate_tables, told
 from .sandbox import Sandbox, StatementStopped
 from .stored import Stored
 from .tables import tables
@@ -88,7 +89,10 @@ def _run(query: Query) -> int:
     _limit(limits.seconds, limits.memory_bytes)
     moment = Moment.open(Path(query.path), look_up)
     try:
-        sandbox = Sandbox(tables(Stored(moment), query), limits.memory_bytes, look_up)
+        made = (restate_tables if query.restate else tables)(Stored(moment), query)
+        sandbox = Sandbox(made, limits.memory_bytes, look_up)
+        if query.restate:
+            sandbox.add_aggregate("first_value", FirstValue)
         try:
             return _give(query, sandbox)
         finally:
@@ -100,7 +104,9 @@ def _run(query: Query) -> int:
 def _give(query: Query, sandbox: Sandbox) -> int:
     limits = query.limits
     count = total = 0
-    columns, rows = sandbox.run(query.statement)
+    columns, rows = sandbox.run(in_sqlite(query.statement) if query.restate else query.statement)
+    if query.restate:
+        columns = told(columns)
     piece = bytearray()
 
     def counted() -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Rows as bytes: JSON as Restate's admin API gives it, JSON lines, CSV.
+"""Rows as bytes: JSON as Restate's admin API gives it, JSON lines, CSV, Arrow (see `arrow`).
 
 A blob is hexadecimal text; a column that its table declares to be BOOLEAN is true or false in JSON, 1 or 0 in CSV.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from . import arrow
 from .protocol import Format
 from .sandbox import ResultColumn
 from .virtual import Value
@@ -68,4 +69,5 @@ _FORMATS: dict[Format, Callable[[list[ResultColumn], Iterable[Row]], Iterator[by
     "json": _json,
     "jsonl": _jsonl,
     "csv": _csv,
+    "arrow": arrow.written,
 }

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ..limit_views import LimitKind, LimitView
 
-Format = Literal["json", "jsonl", "csv"]
+Format = Literal["json", "jsonl", "csv", "arrow"]
 
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">cI")
@@ -51,6 +51,8 @@ class Query(Struct, frozen=True, kw_only=True):
     services: list[ServiceRow] = []
     in_force: list[LimitView] = []
     held_back: dict[str, LimitKind] = {}
+    restate: bool = False
+    """Over the tables that Restate's tools know."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 The body is `{"query": "SELECT …"}`, as Restate's admin API takes it.  The answer is JSON, `{"rows": […]}`, unless
 `accept` asks for JSON lines (`application/jsonl`, `application/x-ndjson`) or CSV (`text/csv`).  Arrow, which Restate's
-server answers with by default, is not spoken: who asks for nothing else gets 406.
+server answers with by default, is spoken under Restate's own paths only (admin_restate.py): here it is 406.
 
     400   no query, or one that isn't a question, in SQLite's words
     413   the answer is too large, or needs too much memory
@@ -12,6 +12,7 @@ server answers with by default, is not spoken: who asks for nothing else gets 40
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from perdure.objects.definitions import Kind, ServiceDefinition
 from ..admission import Refused
 from ..engine import Engine
 from ..http_replies import Reply
+from . import arrow
 from .children import Children
 from .protocol import Format, Limits, Query, ServiceRow
 
@@ -39,6 +41,13 @@ _CONTENT_TYPES: Final[dict[Format, str]] = {
     "json": "application/json",
     "jsonl": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
+    "arrow": "application/vnd.apache.arrow.stream",
+}
+_RESTATE_FORMATS: Final[dict[str, Format]] = {
+    **_FORMATS,
+    _CONTENT_TYPES["arrow"]: "arrow",
+    "application/*": "arrow",
+    "*/*": "arrow",
 }
 _HELD_BACK_MAX: Final = 10_000
 """Invocations of which a query is told which limit they wait for: half a megabyte of text."""
@@ -75,11 +84,19 @@ class Queries:
 
     async def answer(self, request: web.BaseRequest, body: bytes) -> Reply:
         """Everything acknowledged before is in it.  Raises Refused, OutcomeUnknown."""
-        format = _format_of(request.headers.getall(hdrs.ACCEPT, []))
+        format = _format_of(request.headers.getall(hdrs.ACCEPT, []), _FORMATS, "json")
         statement = _statement_of(body)
         return Reply(200, await self.run(statement, format), content_type=_CONTENT_TYPES[format])
 
-    async def run(self, statement: str, format: Format) -> bytes:
+    async def answer_restate(self, request: web.BaseRequest, body: bytes) -> Reply:
+        """The same for Restate's tools: over the tables they know, and in Arrow if they don't say.  Likewise."""
+        format = _format_of(request.headers.getall(hdrs.ACCEPT, []), _RESTATE_FORMATS, "arrow")
+        if format == "arrow" and not arrow.INSTALLED:
+            raise Refused(406, "Arrow is an extra here: pip install 'perdure[arrow]' on the server, or ask for JSON")
+        statement = _statement_of(body)
+        return Reply(200, await self.run(statement, format, restate=True), content_type=_CONTENT_TYPES[format])
+
+    async def run(self, statement: str, format: Format, restate: bool = False) -> bytes:
         """The whole answer.  Raises Refused, OutcomeUnknown."""
         path = await self._engine.checkpoint()
         limiter = self._engine.limiter
@@ -91,6 +108,7 @@ class Queries:
             services=self._services,
             in_force=[] if limiter is None else limiter.views(),
             held_back={} if limiter is None else limiter.held_back(_HELD_BACK_MAX),
+            restate=restate,
         )
         return b"".join(await self._children.run(query))
 
@@ -108,14 +126,14 @@ def _statement_of(body: bytes) -> str:
     return statement
 
 
-def _format_of(accepted: list[str]) -> Format:
+def _format_of(accepted: list[str], formats: Mapping[str, Format], unasked: Format) -> Format:
     """The first that is spoken here, in the order in which the header has them."""
     ranges = [part for header in accepted for part in header.split(",") if part.strip()]
     if not ranges:
-        return "json"
+        return unasked
     for part in ranges:
         found = parse_mimetype(part.strip())
-        if (format := _FORMATS.get(f"{found.type}/{found.subtype}")) is not None:
+        if (format := formats.get(f"{found.type}/{found.subtype}")) is not None:
             return format
     raise Refused(406, "answers are application/json, application/jsonl or text/csv; accept one of these")
 

@@ -67,6 +67,7 @@ ADMIN_ROUTES = [
     *[("GET", "/services/Job/state/a"), ("DELETE", "/services/Job/state/a"), ("POST", "/services/Job/state")],
     *[("PATCH", f"/schedules/Job%2Frun/{verb}") for verb in ("pause", "resume", "trigger")],
     *[("GET", "/ui"), ("GET", "/ui/app.js"), ("POST", "/ui/send/Job/a/work"), ("GET", "/ui/no.js")],
+    *[("GET", "/v2/services"), ("POST", "/v3/query"), ("PATCH", f"/v3/invocations/{ID}/kill")],
 ]
 NOT_THERE = [
     *[("GET", "/"), ("POST", "/no/such/path"), ("OPTIONS", "/"), ("DELETE", "/health/x"), ("GET", "//health")],

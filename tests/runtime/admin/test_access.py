@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -73,7 +74,9 @@ async def test_health_needs_no_token(operate: Operate, token: bytes | None) -> N
 async def test_the_version(operate: Operate) -> None:
     operator = await operate(Job)
 
-    assert (await operator.ask("GET", "/version")).value.keys() == {"version"}
+    told = (await operator.ask("GET", "/version")).value
+    assert told["version"] == metadata.version("perdure")
+    assert (told["min_admin_api_version"], told["max_admin_api_version"]) == (2, 3)
 
 
 @pytest.mark.parametrize(

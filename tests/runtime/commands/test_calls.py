@@ -279,8 +279,12 @@ async def test_each_command_explains_itself(
     command: Any = cli.commands
     for word in path:
         command = command.commands[word]
-    called: list[object] = []
-    monkeypatch.setattr(command, "callback", lambda **given: called.append(given))
+    called: list[dict[str, object]] = []
+
+    def note(**given: object) -> None:
+        called.append(given)
+
+    monkeypatch.setattr(command, "callback", note)
     for line in examples:
         assert cli.run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     assert len(called) == len(examples) > 0

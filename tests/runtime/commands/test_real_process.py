@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @contextmanager
-def serving(classes: Path, data: Path) -> Iterator[dict[str, Any]]:
+def serving(classes: Path, data: Path) -> Generator[dict[str, Any]]:
     """Where it serves.  SIGTERM ends it, with exit code 0."""
     classes.write_text(CLASSES)
     ports = ["--ingress", "127.0.0.1:0", "--admin", "127.0.0.1:0"]

@@ -18,9 +18,13 @@ from perdure.runtime.admin import Admin
 @dataclass(frozen=True)
 class Answer:
     status: int
-    text: str
+    body: bytes
     headers: dict[str, str]
     json: Any  # Any: the body's JSON; None if it is something else
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -40,6 +44,7 @@ class Asker:
         self.runtime = runtime
         self.directory = directory
         self.url = url
+        self.path = "/query"
         self.session = session
 
     async def ask(self, statement: str, accept: str = "application/json") -> Answer:
@@ -56,11 +61,11 @@ class Asker:
         return answer
 
     async def post(self, body: object, **headers: str) -> Answer:
-        async with self.session.post(self.url + "/query", json=body, headers=headers) as response:
-            text = await response.text()
+        async with self.session.post(self.url + self.path, json=body, headers=headers) as response:
+            read = await response.read()
             json = await response.json() if response.content_type == "application/json" else None
             return Answer(
-                response.status, text, {name.lower(): value for name, value in response.headers.items()}, json
+                response.status, read, {name.lower(): value for name, value in response.headers.items()}, json
             )
 
 
