@@ -340,7 +340,7 @@ def test_a_stuck_order_is_found_as_the_readme_says(tmp_path: Path) -> None:
 def in_the_end(served: Served, typed: list[str], words: set[str]) -> str:
     """What is printed, once it has these words: it fails more and more often."""
     said = ""
-    for _ in range(40):
+    for _ in range(15):
         said = served.types(*typed)
         if words_of(said) == words:
             return said
