@@ -22,6 +22,7 @@ from .errors import (
 )
 from .handlers import BoundHandler, Handler, handler, shared
 from .ids import InvalidKey
+from .limits import Limits, Rate
 from .migrations import OldState
 from .retries import RetryPolicy
 from .sagas import Saga
@@ -61,6 +62,9 @@ __all__ = [  # noqa: RUF022  (grouped)
     "cron",
     "every",
     "Schedule",
+    # How much at once, and how often from outside
+    "Limits",
+    "Rate",
     # Outcomes and mistakes
     "TerminalError",
     "DeadlockError",

@@ -29,6 +29,7 @@ from .values import Codec, Unencodable, UnsupportedType
 if TYPE_CHECKING:
     from .context import Context
     from .lifetimes import Lifetimes
+    from .limits import Limits
     from .retries import RetryPolicy
 
 __all__ = ["HandlerDefinition", "Kind", "ServiceDefinition", "definition_of", "new_instance", "prepare"]
@@ -66,6 +67,7 @@ class ServiceDefinition:
         "keyed",
         "kind",
         "lifetimes",
+        "limits",
         "migrates",
         "name",
         "promises",
@@ -82,6 +84,7 @@ class ServiceDefinition:
         name: str,
         retry: RetryPolicy | None,
         lifetimes: Lifetimes,
+        limits: Limits,
         version: int,
         migrates: bool,
         attributes: dict[str, HandlerDefinition],
@@ -101,6 +104,7 @@ class ServiceDefinition:
         self.promises = promises
         self.retry = retry
         self.lifetimes = lifetimes
+        self.limits = limits
         self.version = version
         self.migrates = migrates
         self.schedules = schedules
@@ -197,6 +201,7 @@ def _refuse_names(cls: type) -> None:
 _SET_BY_SUBCLASSING = (
     "_perdure_definition",
     "_perdure_lifetimes",
+    "_perdure_limits",
     "_perdure_name",
     "_perdure_read",
     "_perdure_reference",
@@ -254,6 +259,7 @@ def _read(cls: Any, arguments: tuple[Any, ...], local: Mapping[str, Any]) -> Ser
         name=cls._perdure_name,
         retry=cls._perdure_retry,
         lifetimes=cls._perdure_lifetimes,
+        limits=cls._perdure_limits,
         version=cls._perdure_version,
         migrates=_migrates(cls),
         attributes=attributes,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from .durations import optional_seconds_of
 from .errors import DefinitionError
 from .ids import validate_idempotency_key
+from .limits import Priority, with_priority
 from .retries import RetryPolicy
 from .schedules import Schedule
 
@@ -53,7 +54,13 @@ class BoundHandler(Generic[F_co]):
         """A message that joins the mailbox after `delay` (seconds or timedelta)."""
         raise NotImplementedError
 
-    def options(self, *, idempotency_key: str | None = None, headers: Mapping[str, str] | None = None) -> Self:
+    def options(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+    ) -> Self:
         """The same handler; what is called or sent through it carries these."""
         raise NotImplementedError
 
@@ -146,10 +153,16 @@ class OwnHandler(BoundHandler[F_co]):
     def send_after(self, delay: float | timedelta, /, *args: Any, **kwargs: Any) -> Handle[Any]:
         return self._to_myself().send_after(delay, *args, **kwargs)
 
-    def options(self, *, idempotency_key: str | None = None, headers: Mapping[str, str] | None = None) -> Self:
+    def options(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+    ) -> Self:
         if idempotency_key is not None:
             validate_idempotency_key(idempotency_key)
-        return type(self)(self._handler, self._instance, idempotency_key, headers)
+        return type(self)(self._handler, self._instance, idempotency_key, with_priority(headers, priority))
 
     def _to_myself(self) -> BoundHandler[Any]:
         from .references import reference_to_self  # noqa: PLC0415  (references needs this module)

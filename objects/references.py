@@ -18,6 +18,7 @@ from .durations import seconds_of
 from .errors import StateError
 from .handlers import BoundHandler, OwnHandler
 from .ids import InvalidKey, validate_idempotency_key, validate_key
+from .limits import Priority, with_priority
 from .signatures import HandlerDefinition
 from .state import FieldDescriptor
 
@@ -95,9 +96,16 @@ class ReferenceHandler(BoundHandler[F_co]):
         seconds_of(delay, "send_after")
         return self._outbound.send(self.target(args, kwargs), delay)
 
-    def options(self, *, idempotency_key: str | None = None, headers: Mapping[str, str] | None = None) -> Self:
+    def options(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+    ) -> Self:
         if idempotency_key is not None:
             validate_idempotency_key(idempotency_key)
+        headers = with_priority(headers, priority)
         return type(self)(self._service, self._key, self._handler, self._outbound, idempotency_key, headers)
 
     def _refuse_stream(self) -> None:

@@ -14,6 +14,7 @@ from .context import Context, WorkflowContext
 from .definitions import Kind, ServiceDefinition, prepare
 from .errors import DefinitionError, StateError
 from .lifetimes import Lifetimes
+from .limits import NO_LIMITS, Limits
 from .retries import RetryPolicy
 from .source_check import NOT_ASSIGNED, misspelt, settable
 
@@ -36,6 +37,7 @@ class _Durable:
     _perdure_name: ClassVar[str]
     _perdure_retry: ClassVar[RetryPolicy | None] = None
     _perdure_lifetimes: ClassVar[Lifetimes] = Lifetimes()
+    _perdure_limits: ClassVar[Limits] = NO_LIMITS
     _perdure_version: ClassVar[int] = 1
     _perdure_definition: ClassVar[ServiceDefinition | None] = None
     _perdure_read: ClassVar[ServiceDefinition | None] = None  # not yet checked to be fit to serve
@@ -84,6 +86,7 @@ class _Durable:
         retained_max: int | None = None,
         time_to_live: float | timedelta | None = None,
         version: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         super().__init_subclass__()
         if cls.__module__ == __name__:
@@ -99,6 +102,8 @@ class _Durable:
         if version is not None:
             cls._perdure_version = _checked_version(where, version, cls._perdure_kind)
         cls._perdure_lifetimes = cls._perdure_lifetimes.changed(where, retention, retained_max, time_to_live)
+        if limits is not None:
+            cls._perdure_limits = _checked_limits(where, limits, cls._perdure_kind)
         prepare(cls)
 
 
@@ -108,6 +113,14 @@ def _checked_version(where: str, version: object, kind: Kind) -> int:
     if type(version) is not int or version < 1:
         raise DefinitionError(f"{where}: version={version!r}: give a whole number, 1 or more")
     return version
+
+
+def _checked_limits(where: str, limits: object, kind: Kind) -> Limits:
+    if not isinstance(limits, Limits):
+        raise DefinitionError(f"{where}: limits={limits!r}: give Limits(running=…, steps=…, rate=…)")
+    if limits.rate_per_key is not None and kind is Kind.SERVICE:
+        raise DefinitionError(f"{where}: Limits(rate_per_key=…): a Service has no keys; give rate=")
+    return limits
 
 
 def _refuse_assignment(instance: _Durable, name: str) -> NoReturn:
@@ -137,7 +150,8 @@ class VirtualObject(_Stateful):
     Keywords of a subclass: `name` (the name in paths and in the journal, else the class's), `retry`,
     `retention` and `retained_max` (for how long, and how many of its handlers' outcomes are kept, else the settings'),
     `time_to_live` (an idle object not written for so long is forgotten, as if it had never been; else it is kept),
-    `version` (of the form of its state, 1 at first: count it up together with a `migrate`).
+    `version` (of the form of its state, 1 at first: count it up together with a `migrate`),
+    `limits` (how much of it may be at work at once, and how often it may be asked; else all that is there).
     """
 
     __slots__ = ()
@@ -157,7 +171,7 @@ class VirtualObject(_Stateful):
 class Service(_Durable):
     """Handlers without key and state; any number run at once.
 
-    Keywords of a subclass: `name`, `retry`, `retention` and `retained_max`, as of a VirtualObject.
+    Keywords of a subclass: `name`, `retry`, `retention`, `retained_max` and `limits`, as of a VirtualObject.
     """
 
     __slots__ = ()
@@ -172,8 +186,8 @@ class Service(_Durable):
 class Workflow(_Stateful):
     """An object whose `run` executes exactly once for each key; @shared handlers serve before, during and after.
 
-    Keywords of a subclass: `name`, `retry`, `version`, and for its runs, with their state and promises, `retention`
-    and `retained_max`: then the id may be used again.
+    Keywords of a subclass: `name`, `retry`, `version`, `limits`, and for its runs, with their state and promises,
+    `retention` and `retained_max`: then the id may be used again.
     """
 
     __slots__ = ()

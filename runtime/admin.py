@@ -10,6 +10,7 @@
     PATCH /invocations/{id}/restart-as-new                  200 {"new_invocation_id"}
     POST  /query                                            SQL: see `sql/queries.py`
     GET   /invocations?…, PATCH /invocations/{action}?…     many of them: see admin_lists.py
+    GET   /limits                                           {"limits": […]}: `LimitView`, times as ISO 8601
     /services …, /openapi                                   see admin_services.py
     /schedules …                                            see admin_schedules.py
     /ui …                                                   the page: see admin_ui.py
@@ -24,7 +25,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
@@ -38,8 +38,10 @@ from .http_limits import Connection, ConnectionLimits
 from .http_paths import decode
 from .http_replies import Reply
 from .http_server import HttpServer, origin_form, require_method
+from .limit_views import LimitView
 from .metrics import Metrics
 from .operations import InvocationView
+from .schedules import iso
 from .sql import Queries
 
 Read = Callable[[], Awaitable[bytes]]
@@ -56,7 +58,8 @@ _ID = re.compile(r"inv_[0-9a-f]{35}")
 _TIMES = ("created_at", "next_retry_at", "scheduled_at", "ended_at")
 _ACTIONS = ("cancel", "kill", "pause", "resume", "restart-as-new", "purge")
 _FORMS = (
-    f"/health, /version, /metrics, /query, /invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
+    "/health, /version, /metrics, /query, /limits, "
+    f"/invocations/{{id}} or PATCH /invocations/{{id}}/{'|'.join(_ACTIONS)}, "
     f"{admin_lists.FORMS}, {admin_services.FORMS}, {admin_schedules.FORMS}, {admin_ui.FORMS}, "
     f"{admin_restate.FORMS}"
 )
@@ -80,6 +83,7 @@ class Admin(HttpServer):
             "version": self._version,
             "metrics": self._metrics,
             "query": self._query,
+            "limits": self._limits_in_force,
             "invocations": self._invocations,
             "schedules": self._schedules,
             "services": self._services,
@@ -124,6 +128,14 @@ class Admin(HttpServer):
         require_method(request, "POST")
         self._queries.refuse_other_types(request)
         return await self._queries.answer(request, await read())
+
+    async def _limits_in_force(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
+        if rest:
+            raise Refused(404, f"there is {_FORMS}")
+        require_method(request, "GET")
+        limiter = self._engine.limiter
+        told = [] if limiter is None else [_told_limit(view) for view in limiter.views()]
+        return Reply(200, msgspec.json.encode({"limits": told}))
 
     async def _invocations(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         if not rest:
@@ -226,5 +238,10 @@ def _told(view: InvocationView) -> dict[str, object]:
     times = (view.created_at, view.next_retry_at, view.scheduled_at, view.ended_at)
     for name, at_us in zip(_TIMES, times, strict=True):
         if at_us is not None:
-            told[name] = datetime.fromtimestamp(at_us / 1e6, UTC).isoformat().replace("+00:00", "Z")
+            told[name] = iso(at_us)
     return told
+
+
+def _told_limit(view: LimitView) -> dict[str, object]:
+    told: dict[str, object] = msgspec.to_builtins(view)
+    return told | {"next_free_at": None if view.next_free_at is None else iso(view.next_free_at)}

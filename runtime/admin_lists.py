@@ -11,6 +11,7 @@ FILTER: service, handler, key, status (several: a,b), result (success, failure),
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -40,6 +41,7 @@ _EQUAL: Final = {
 }
 _FILTERS: Final = (*_EQUAL, "status", "result", "created_after", "created_before")
 _FIELDS_MAX: Final = 20
+_CURSOR: Final = re.compile(r"([0-9T:.Z+-]{1,40})~(inv_[0-9a-f]{35})")
 
 Act = Callable[[str], Awaitable[None]]
 """Does it to the invocation of that id.  Raises Refused."""
@@ -50,23 +52,30 @@ async def invocations(queries: Queries, query: str) -> dict[str, object]:
     given = _given(query, (*_FILTERS, "limit", "cursor"))
     limit, conditions = _limit(given), _conditions(given)
     if "cursor" in given:
-        at, _, id = given["cursor"].partition("~")
-        conditions.append(f"(created_at, id) < ({_literal(at)}, {_literal(id)})")
-    rows = await _select(queries, _COLUMNS, conditions, limit + 1)
+        cursor = _CURSOR.fullmatch(given["cursor"])
+        if cursor is None:
+            raise Refused(400, "cursor is what `next` of the page before said; leave it out for the first page")
+        conditions.append(f"(created_at, id) < ({_literal(cursor[1])}, {_literal(cursor[2])})")
+    rows = await _select(queries, _COLUMNS, conditions, "created_at DESC, id DESC", limit + 1)
     page = rows[:limit]
     more = len(rows) > limit
     return {"invocations": page, "next": f"{page[-1]['created_at']}~{page[-1]['id']}" if more else None}
 
 
 async def act_on_many(queries: Queries, query: str, act: Act) -> dict[str, object]:
-    """One after the other; what one of them is refused for stops no other.  Raises Refused, OutcomeUnknown."""
+    """One after the other; what one of them is refused for stops no other.  Raises Refused, OutcomeUnknown.
+
+    What waits behind a key would begin as soon as its holder is stopped, so it comes before that; then callers come
+    before what they called, or their code would run on with the error.
+    """
     given = _given(query, (*_FILTERS, "limit", "dry_run"))
     limit, conditions = _limit(given), _conditions(given)
     if not conditions:
         raise Refused(400, f"that would be all of them; say which: {', '.join(_FILTERS)}; nothing was done")
     if (dry := given.get("dry_run", "false")) not in ("true", "false"):
         raise Refused(400, f"dry_run is true or false, not {dry[:80]!r}; nothing was done")
-    rows = await _select(queries, "id, target, status", conditions, limit + 1)
+    order = "status NOT IN ('scheduled', 'pending'), created_at, id"
+    rows = await _select(queries, "id, target, status", conditions, order, limit + 1)
     matched, done, refused = rows[:limit], list[str](), list[dict[str, object]]()
     for row in matched if dry == "false" else ():
         try:
@@ -93,11 +102,11 @@ async def keys(queries: Queries, service: str, query: str) -> dict[str, object]:
     return {"keys": found, "next": found[-1] if len(rows) > limit else None}
 
 
-async def _select(queries: Queries, columns: str, conditions: list[str], limit: int) -> list[dict[str, Any]]:
+async def _select(
+    queries: Queries, columns: str, conditions: list[str], order: str, limit: int
+) -> list[dict[str, Any]]:
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return await _rows(
-        queries, f"SELECT {columns} FROM sys_invocation{where} ORDER BY created_at DESC, id DESC LIMIT {limit}"
-    )
+    return await _rows(queries, f"SELECT {columns} FROM sys_invocation{where} ORDER BY {order} LIMIT {limit}")
 
 
 async def _rows(queries: Queries, statement: str) -> list[dict[str, Any]]:

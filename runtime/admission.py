@@ -13,11 +13,13 @@ from perdure.journal import RECORD_BYTES_MAX
 from perdure.objects.definitions import HandlerDefinition, Kind, ServiceDefinition
 from perdure.objects.errors import InvalidArguments
 from perdure.objects.ids import InvalidKey, validate_idempotency_key, validate_key
+from perdure.objects.limits import PRIORITY_HEADER
 from perdure.objects.values import same_value
 
 from .execution import Arguments
 from .invocations import RUN_ONCE, Invocation
 from .kernel import Kernel
+from .limiter import LEVELS, Limiter
 from .registry import Registry
 from .settings import Settings
 
@@ -53,10 +55,11 @@ class Request(Struct, kw_only=True, gc=False):
 
 
 class Admission:
-    def __init__(self, registry: Registry, kernel: Kernel, settings: Settings) -> None:
+    def __init__(self, registry: Registry, kernel: Kernel, settings: Settings, limiter: Limiter | None = None) -> None:
         self._registry = registry
         self._kernel = kernel
         self._settings = settings
+        self._limiter = limiter
 
     def check(self, request: Request, *, public_only: bool) -> tuple[ServiceDefinition, HandlerDefinition, Arguments]:
         """What is asked for, its arguments decoded.  Raises Refused: 404 unknown, 400 not public or unfit."""
@@ -70,6 +73,8 @@ class Admission:
                 validate_key(request.key)
             if request.idempotency_key is not None:
                 validate_idempotency_key(request.idempotency_key)
+            if request.headers is not None:
+                _validate_priority(request.headers.get(PRIORITY_HEADER))
             arguments = handler.decode_arguments(request.arguments)
         except (InvalidKey, InvalidArguments) as error:
             raise Refused(400, str(error)) from None
@@ -95,11 +100,25 @@ class Admission:
     def refuse_when_full(self, request: Request, handler: HandlerDefinition) -> None:
         """Raises Refused(429).  Only here: handlers' own calls go on, or what was accepted could not end."""
         queued = self._kernel.counts.queued
+        if self._limiter is not None:
+            queued += self._limiter.waiting
         if queued >= self._settings.mailbox_total_max:
             raise Refused(429, f"{queued} invocations are queued, which is the limit; ask again soon", 1)
         entry = self._kernel.entry(request.service, request.key) if handler.exclusive else None
         if entry is not None and len(entry.mailbox) >= self._settings.mailbox_per_key_max:
             raise Refused(429, f"{len(entry.mailbox)} invocations wait for this key, which is the limit", 1)
+
+    def refuse_when_too_fast(self, request: Request) -> None:
+        """Raises Refused(429).  What is not refused has paid; what is delayed pays when it begins."""
+        if self._limiter is None or request.delay_us:
+            return
+        too_fast = self._limiter.too_fast(request.service, request.key)
+        if too_fast is None:
+            self._limiter.take(request.service, request.key)
+            return
+        whose, seconds = "one key of " if too_fast.of_key else "", too_fast.wait_seconds
+        limit = f"{whose}{request.service} takes {too_fast.rate}"
+        raise Refused(429, f"{limit}; nothing was kept of this request: ask again in {seconds} s", seconds)
 
     def _target(self, request: Request) -> tuple[ServiceDefinition, HandlerDefinition]:
         services = self._registry.services
@@ -112,6 +131,11 @@ class Admission:
                 404, f"{service.name} has no handler {_shown(request.handler)}; it has: {_some(service.handlers)}"
             )
         return service, handler
+
+
+def _validate_priority(priority: str | None) -> None:
+    if priority is not None and priority not in LEVELS:
+        raise Refused(400, f"{PRIORITY_HEADER}: {_shown(priority)}: give high, normal or low")
 
 
 def _size_of(request: Request) -> int:

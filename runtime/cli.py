@@ -225,6 +225,25 @@ def new(directory: Path) -> int:
     return new_commands.new(directory)
 
 
+@commands.command()
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print what makes SHELL (bash, zsh or fish) complete commands, options and statuses: for its startup file.
+
+    Exit code 0, 2 if there is no such shell.
+
+    \b
+    Example: perdure completion bash
+             eval "$(perdure completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    print(made(commands, {}, "perdure", "_PERDURE_COMPLETE").source())
+    return 0
+
+
 for _command in (*STORE, *REMOTE):
     commands.add_command(_command)
 

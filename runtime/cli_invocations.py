@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from .cli_options import EXIT_CODES, admin, as_json, status_option
+from .cli_options import EXIT_CODES, admin, as_json, status_option, watch
 
 
 @click.group()
@@ -25,8 +25,7 @@ def invocations() -> None:
 @status_option
 @click.option("--all", "all_", is_flag=True, help="Also those that have ended.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="The newest so many.")
-@click.option("--watch", "watched", is_flag=True, help="Show them anew again and again, until Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds, of --watch.")
+@watch
 @as_json
 @admin
 def list_invocations(
@@ -34,8 +33,7 @@ def list_invocations(
     statuses: tuple[str, ...],
     all_: bool,
     limit: int,
-    watched: bool,
-    every: float,
+    every: float | None,
     as_json: bool,
     admin: str,
     token_file: Path | None,
@@ -52,10 +50,7 @@ def list_invocations(
     from .remote import Server
 
     asked = commands.Listed(query, statuses, all_, limit)
-    server = Server(admin, token_file)
-    if watched:
-        return commands.watch(asked, server, every, as_json=as_json)
-    return commands.show(asked, server, as_json=as_json)
+    return commands.show(asked, Server(admin, token_file), every, as_json=as_json)
 
 
 @invocations.command(
@@ -66,17 +61,18 @@ def list_invocations(
     {EXIT_CODES}
 
     \b
-    Example: perdure invocations describe inv_1f2e…
+    Example: perdure invocations describe inv_4004edaf4c1805923fa53b1adbae47ef5b0
     """,
 )
 @click.argument("id", metavar="ID")
+@watch
 @as_json
 @admin
-def describe(id: str, as_json: bool, admin: str, token_file: Path | None) -> int:
+def describe(id: str, every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import describe_commands
     from .remote import Server
 
-    return describe_commands.describe(id, Server(admin, token_file), as_json=as_json)
+    return describe_commands.describe(id, Server(admin, token_file), every, as_json=as_json)
 
 
 _ACTIONS: Final = {

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from .cli_options import EXIT_CODES, admin, as_json
+from .cli_options import EXIT_CODES, admin, as_json, watch
 
+_CHANGE_EXIT_CODES = f"{EXIT_CODES[:-1]}, 8 if somebody came in between or a handler is at work on it."
 _OBJECT = "OBJECT is Class/key; a slash in a key is written %2F, a percent sign %25."
 
 
@@ -114,13 +115,14 @@ def keys(name: str, limit: int, after: str | None, as_json: bool, admin: str, to
 )
 @_object
 @click.argument("field", metavar="[FIELD]", required=False)
+@watch
 @as_json
 @admin
-def get(object: str, field: str | None, as_json: bool, admin: str, token_file: Path | None) -> int:
+def get(object: str, field: str | None, every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import state_commands
     from .remote import Server
 
-    return state_commands.get(object, field, Server(admin, token_file), as_json=as_json)
+    return state_commands.get(object, field, Server(admin, token_file), every, as_json=as_json)
 
 
 @state.command(
@@ -130,7 +132,7 @@ def get(object: str, field: str | None, as_json: bool, admin: str, token_file: P
 
     {_OBJECT} VALUE is JSON, text where it is no JSON, or - for what stands on standard input.
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state set Account/alice balance 100
@@ -154,7 +156,7 @@ def set_(object: str, field: str, value: str, version: str | None, admin: str, t
 
     {_OBJECT} If it is refused, or is no JSON, what you wrote is kept in a file, and the line on stderr names it.
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state edit Account/alice
@@ -175,7 +177,7 @@ def edit(object: str, admin: str, token_file: Path | None) -> int:
 
     {_OBJECT}
 
-    {EXIT_CODES}
+    {_CHANGE_EXIT_CODES}
 
     \b
     Example: perdure state clear Account/alice --yes

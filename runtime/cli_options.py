@@ -60,3 +60,22 @@ as_json: Final = click.option("--json", "as_json", is_flag=True, help="JSON on o
 status_option: Final = click.option(
     "--status", "statuses", type=click.Choice(STATUSES), multiple=True, help="Only these; may be repeated."
 )
+
+
+def _every(context: click.Context, parameter: click.Parameter, seconds: float) -> float | None:
+    """None where nothing is watched."""
+    return seconds if context.params.pop("watched") else None
+
+
+watch: Final = options(
+    click.option("--watch", "watched", is_flag=True, is_eager=True, help="Show it anew again and again, until Ctrl-C."),
+    click.option(
+        "--every",
+        type=click.FloatRange(0.1, 3600),
+        default=2.0,
+        show_default=True,
+        callback=_every,
+        help="Seconds, of --watch.",
+    ),
+)
+"""The command gets `every`: how often to look again, in seconds, or None."""

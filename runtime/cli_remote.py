@@ -10,7 +10,7 @@ import click
 
 from .cli_invocations import invocations
 from .cli_objects import services, state
-from .cli_options import EXIT_CODES, admin, as_json, ingress, options
+from .cli_options import EXIT_CODES, admin, as_json, ingress, options, watch
 
 
 @click.command()
@@ -18,7 +18,7 @@ from .cli_options import EXIT_CODES, admin, as_json, ingress, options
 @click.option("--format", "-f", "output", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
 @admin
 def sql(statement: str, admin: str, output: Any, token_file: Path | None) -> int:  # Any: one of click's choices
-    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks,
+    """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks, sys_limits,
     sys_service, state.
 
     Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers, 5 without the right token.
@@ -49,13 +49,14 @@ def schedules() -> None:
     Example: perdure schedules list
     """,
 )
+@watch
 @as_json
 @admin
-def list_schedules(as_json: bool, admin: str, token_file: Path | None) -> int:
+def list_schedules(every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import schedule_commands
     from .remote import Server
 
-    return schedule_commands.show(Server(admin, token_file), as_json=as_json)
+    return schedule_commands.show(Server(admin, token_file), every, as_json=as_json)
 
 
 def _schedule_action(verb: str, does: str) -> click.Command:

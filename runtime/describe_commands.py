@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from . import watching
 from .invocation_commands import now, reason_of, reasons_in, target_of
 from .invocation_queries import literal, required_id
 from .remote import CUT_OFF, UNKNOWN, CommandFailed, Server
-from .terminal import clock, console, count, duration, print_json, seconds_between, table, text
+from .terminal import clock, count, duration, seconds_between, table, text
+from .watching import View
 
 ENTRIES_MAX: Final = 1000
 CALLS_MAX: Final = 200
@@ -52,17 +54,18 @@ class Found(NamedTuple):
     calls_unknown: str | None
 
 
-def describe(id: str, server: Server, *, as_json: bool) -> int:
+def describe(id: str, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints all that there is of it.  Raises CommandFailed."""
-    found = _found(required_id(id), server)
-    waits = _waits(found)
-    if as_json:
+    wanted = required_id(id)
+
+    def look() -> View:
+        found = _found(wanted, server)
+        waits = _waits(found)
         journal, callers, calls = found.journal[:ENTRIES_MAX], found.callers, found.calls[:CALLS_MAX]
         told = {"waiting_for": waits, "journal": journal, "callers": callers, "calls": calls}
-        print_json({"invocation": found.view, **told})
-        return 0
-    console().print(Group(*_shown(found, waits, now())))
-    return 0
+        return View({"invocation": found.view, **told}, Group(*_shown(found, waits, now())))
+
+    return watching.show(look, every_seconds, as_json=as_json)
 
 
 # --- what there is of it ----------------------------------------------------------------------------------------------

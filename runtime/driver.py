@@ -18,6 +18,7 @@ from random import Random
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from perdure.journal import JournalFull, RecordTooLarge
 from perdure.objects.errors import (
@@ -40,7 +41,9 @@ from .handler_context import same_outcome
 from .invocations import START, Delivery, Invocation, Status
 from .kernel import KILLED
 from .ledger import Ledger, Unrecordable
-from .records import Attempted, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
+from .limit_views import LimitKind
+from .limiter import Limiter
+from .records import Attempted, Begun, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -64,6 +67,7 @@ class Driver:
         slots: Slots | NoSlots,
         call_soon: Callable[[Callable[[], None]], object],
         jitter: Random,
+        limiter: Limiter | None = None,
     ) -> None:
         self.kernel = ledger.kernel
         self.registry = registry
@@ -75,8 +79,9 @@ class Driver:
         self._slots = slots
         self._call_soon = call_soon
         self._jitter = jitter
+        self._limiter = limiter
         self._watchdog = Watchdog(settings.watchdog_seconds, log=log, driver=Driver._take_turn)
-        self._steps = Steps(self, ledger, clock, settings, jitter, slots)
+        self._steps = Steps(self, ledger, clock, settings, jitter, slots, limiter)
         self._executions: dict[str, Execution] = {}
         self._unrecorded: dict[str, Invoked] = {}
         self._decoded: dict[str, Arguments] = {}
@@ -86,6 +91,8 @@ class Driver:
         ledger.on_ended = self._on_ended
         ledger.on_rewound = lambda invocation: self.evict(invocation.id)
         ledger.on_synced = self._on_synced
+        if limiter is not None:
+            limiter.on_free = self.schedule
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -101,6 +108,8 @@ class Driver:
         """Drops every run: what was accepted goes on after the next start."""
         self._stopped = True
         self._watchdog.stop()
+        if self._limiter is not None:
+            self._limiter.stop()
         for execution in [*self._executions.values()]:
             execution.drop()
         self._executions.clear()
@@ -150,6 +159,8 @@ class Driver:
     def may_leave(self, invocation: Invocation) -> bool:
         """Whether nothing holds it in memory; if only its run did, that is dropped."""
         id, alarm = invocation.id, invocation.next_alarm
+        if self._limiter is not None and self._limiter.waits(id):
+            return False
         if invocation.in_ready_queue or self._steps.busy(id) or (alarm is not None and alarm <= self._clock.now_us()):
             return False
         self.evict(id)
@@ -157,6 +168,10 @@ class Driver:
 
     def progress_of(self, id: str) -> dict[int, object]:
         return self._steps.progress_of(id)
+
+    def held_back_by(self, id: str) -> LimitKind | None:
+        """The limit that an invocation waits for."""
+        return None if self._limiter is None else self._limiter.why_it_waits(id)
 
     def is_parked(self, invocation: Invocation) -> bool:
         """Its class or handler isn't served by this process."""
@@ -232,6 +247,8 @@ class Driver:
                 invocation = ready.popleft()
                 invocation.in_ready_queue = False
                 self._advance(invocation)
+                if self._limiter is not None:
+                    self._settle(invocation)
         except OutcomeUnknown:
             return  # the journal has failed, and the process stops
         except Exception as error:
@@ -259,6 +276,8 @@ class Driver:
             return
         if self._keys_held and invocation.exclusive and (invocation.service, invocation.key) in self._keys_held:
             return
+        if self._limiter is not None and not self._may_run(self._limiter, invocation):
+            return
         execution = self._executions.get(invocation.id)
         if execution is None and (execution := self._begin(invocation)) is None:
             return
@@ -276,6 +295,29 @@ class Driver:
         self._slots.driving(invocation.id)
         self._watchdog.entered(invocation)
         self._take_turn(execution, delivery)
+
+    def _may_run(self, limiter: Limiter, invocation: Invocation) -> bool:
+        if not limiter.may_run(invocation):
+            return False
+        if limiter.is_late(invocation) and invocation.id not in self._executions:
+            now = self._clock.now_us()
+            acceptance = self._unrecorded.get(invocation.id)
+            if acceptance is not None:
+                self._unrecorded[invocation.id] = replace(acceptance, at=now)
+                invocation.deliveries[0] = Delivery(now, START)
+                return True
+            try:
+                self._ledger.commit(Begun(now, invocation.id))
+            except JournalFull:
+                self._try_again_when_there_is_room(invocation)
+                return False
+        return True
+
+    def _settle(self, invocation: Invocation) -> None:
+        """If it only waits from here on, another may go on in its place."""
+        assert self._limiter is not None
+        now = self.kernel.invocations.get(invocation.id, invocation)  # a read may have got into the journal meanwhile
+        self._limiter.settle(now, busy=self._steps.busy(invocation.id))
 
     def _take_turn(self, execution: Execution, delivery: Delivery) -> None:
         try:
@@ -385,6 +427,8 @@ class Driver:
         self._meter.ended(invocation, invocation.outcome, self._clock.now_us())
         execution = self._executions.pop(invocation.id, None)
         self._decoded.pop(invocation.id, None)
+        if self._limiter is not None:
+            self._limiter.ended(invocation)
         if execution is not None:  # ended from outside: killed
             execution.drop()
         if self._steps.invocation_ended(invocation) and invocation.exclusive and invocation.outcome is not KILLED:
@@ -508,6 +552,8 @@ class Driver:
         except JournalFull:
             retry_at = self._clock.now_us() + NO_ROOM_RETRY_US
             self._clock.call_at(retry_at, lambda: self._record_again(invocation.id, record))
+        if self._limiter is not None:
+            self._settle(invocation)
         self.schedule()
 
     def _record_again(self, id: str, record: Notified | Attempted | Paused) -> None:
@@ -519,6 +565,8 @@ class Driver:
         """What was recorded can't be read by the code at hand."""
         self.evict(invocation.id)
         self._pause(invocation, problem)
+        if self._limiter is not None:
+            self._settle(invocation)
         self.schedule()
 
     def key_is_free(self, invocation: Invocation) -> None:

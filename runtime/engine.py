@@ -36,6 +36,7 @@ from .invocations import RUN_ONCE, Invocation, Status
 from .item_reader import ItemReader
 from .kernel import Kernel
 from .ledger import Ledger, Unrecordable
+from .limiter import Limiter
 from .operations import Operations
 from .records import Invoked, Outcome
 from .recovery import recover
@@ -105,11 +106,13 @@ class Engine:
         self._entropy = entropy
         self._store = store
         self._ledger = Ledger(self.kernel, journal)
-        self._driver = Driver(
-            self._ledger, registry, settings, clock, slots, loop.call_soon, Random(entropy(identity.SEED_BYTES))
-        )
+        began_us = clock.now_us() if self._ledger.last_lsn else None
+        limiter = Limiter(self.kernel, registry, settings, clock, began_us)
+        self.limiter = limiter if limiter.limits_anything else None
+        jitter = Random(entropy(identity.SEED_BYTES))
+        self._driver = Driver(self._ledger, registry, settings, clock, slots, loop.call_soon, jitter, self.limiter)
         self._alarms = Alarms(self._ledger, clock, self._driver.schedule)
-        self._admission = Admission(registry, self.kernel, settings)
+        self._admission = Admission(registry, self.kernel, settings, self.limiter)
         self.operations = Operations(self._ledger, self._driver, clock, self._known)
         self.state = StateEdits(self.kernel, registry, clock, self.operations.commit)
         self._schedules = Schedules(self._ledger, clock, registry, self._admission, entropy, self._driver.schedule)
@@ -120,7 +123,7 @@ class Engine:
         self._retention = Retention(
             self._ledger, clock, settings, registry, self._driver.schedule, self._store_is_behind
         )
-        self.vitals = Vitals(self._ledger, journal, self._driver, self._checkpoints, registry, settings)
+        self.vitals = Vitals(self._ledger, journal, self._driver, self._checkpoints, registry, settings, self.limiter)
         self._ledger.on_failed = self._fail
         self._driver.after_slice = self._after_slice
         self._beat: asyncio.TimerHandle | None = None
@@ -251,6 +254,8 @@ class Engine:
         if existing is not None:
             return self._submission(existing, request, previously=True)
         self._admission.refuse_when_full(request, handler)
+        if self.limiter is not None:
+            self._admission.refuse_when_too_fast(request)
         record = self._invoked(request, service, handler)
         if handler.exclusive or record.retained or record.due is not None:
             self._accept(record)

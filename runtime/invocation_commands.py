@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import click
 from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
+from . import watching
 from .exits import USAGE
 from .invocation_queries import OPEN, STATUSES, wanted
-from .remote import REFUSED, UNKNOWN, UNREACHABLE, CommandFailed, Server
+from .remote import REFUSED, UNKNOWN, CommandFailed, Server
 from .terminal import (
     clock,
     complain,
-    console,
     count,
     duration,
     path_of,
@@ -30,6 +27,7 @@ from .terminal import (
     table,
     text,
 )
+from .watching import View
 
 _FIELDS: Final = (
     "id, target_service_name, target_service_key, target_handler_name, status, created_at, modified_at, completed_at, "
@@ -81,45 +79,14 @@ class Listed(NamedTuple):
     limit: int
 
 
-def show(asked: Listed, server: Server, *, as_json: bool) -> int:
+def show(asked: Listed, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints them, the newest first.  Raises CommandFailed."""
-    rows = _rows(asked, server)
-    if as_json:
-        print_json(rows[: asked.limit])
-    else:
-        console().print(_listing(rows, asked.limit))
-    return 0
 
+    def look() -> View:
+        rows = _rows(asked, server)
+        return View(rows[: asked.limit], _listing(rows, asked.limit))
 
-def watch(asked: Listed, server: Server, every_seconds: float, *, as_json: bool) -> int:
-    """Prints them again and again, until Ctrl-C: on a terminal in place.  Raises CommandFailed if the first fails."""
-    rows = _rows(asked, server)
-    out = console()
-    with Live(Text(""), console=out, screen=out.is_terminal and not as_json, auto_refresh=False) as live:
-        try:
-            while True:
-                if as_json:
-                    print_json(rows[: asked.limit])
-                elif out.is_terminal:
-                    live.update(_listing(rows, asked.limit), refresh=True)
-                else:
-                    out.print(_listing(rows, asked.limit))
-                time.sleep(every_seconds)
-                rows = _rows_once_there_are(asked, server, every_seconds)
-        except KeyboardInterrupt:  # the way to end it
-            return 0
-
-
-def _rows_once_there_are(asked: Listed, server: Server, every_seconds: float) -> list[dict[str, Any]]:
-    """Whoever watches a process wants to see it come back, too."""
-    while True:
-        try:
-            return _rows(asked, server)
-        except CommandFailed as error:
-            if error.exit_code != UNREACHABLE:
-                raise
-            print_line(f"{error}")
-            time.sleep(every_seconds)
+    return watching.show(look, every_seconds, as_json=as_json)
 
 
 def _rows(asked: Listed, server: Server) -> list[dict[str, Any]]:

@@ -24,6 +24,10 @@ RUNS = "\1"
 """Ends the family of a class's runs."""
 
 
+SCHEDULE_HEADER = "x-perdure-schedule"
+"""Of what a schedule calls: its id."""
+
+
 class Status(Enum):
     SCHEDULED = "scheduled"  # delayed, not yet in its mailbox
     PENDING = "pending"  # in its mailbox, behind the holder of the key

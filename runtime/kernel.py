@@ -40,6 +40,7 @@ from .records import (
     Attempted,
     AwaitPromise,
     Awakeable,
+    Begun,
     Call,
     Cancel,
     CancelCall,
@@ -227,6 +228,10 @@ class Kernel:
             self.counts.scheduled(invocation, -1)
             self.timers.clear(record.id, JOIN_MAILBOX)
             self._join_mailbox(invocation, record.at)
+
+    def _begun(self, record: Begun) -> None:
+        invocation = self._known(record.id)
+        invocation.deliveries[0] = Delivery(record.at, START)
 
     def _turn(self, record: Turn) -> None:
         invocation = self._known(record.id)
@@ -943,6 +948,7 @@ class Kernel:
         Planned: _planned,
         Ticked: _ticked,
         Unplanned: _unplanned,
+        Begun: _begun,
     }
 
     _COMMAND: ClassVar[dict[type[Any], Callable[[Kernel, Invocation, Any, int], None]]] = {

@@ -161,6 +161,7 @@ def _text(figures: Iterable[Figure], accept: str) -> tuple[bytes, str]:
 def _of_engine(vitals: Vitals) -> Iterator[Figure]:
     yield from _of_invocations(vitals)
     yield from _of_handlers(vitals)
+    yield from _of_limits(vitals)
     yield from _of_journal(vitals)
     yield from _of_checkpoints(vitals)
     yield from _of_memory(vitals)
@@ -233,6 +234,39 @@ def _of_handlers(vitals: Vitals) -> Iterator[Figure]:
     yield _counter("perdure_turns", "Turns run, without replayed ones.", meter.turns)
     yield _counter("perdure_turns_replayed", "Turns run again to bring handlers back.", meter.turns_replayed)
     yield _counter("perdure_handler_replays", "Handlers brought back by replay.", meter.runs_replayed)
+
+
+def _of_limits(vitals: Vitals) -> Iterator[Figure]:
+    """Nothing where there are none.  Those of the process have an empty service."""
+    if vitals.limiter is None:
+        return
+    labels = ("service", "kind")
+    views = {(view.service or "", view.kind): view for view in vitals.limiter.views()}
+    places = {of: view for of, view in views.items() if view.in_use is not None}
+    yield Gauge(
+        "perdure_limit_places",
+        "How many handlers (running) or steps may be at work at once.",
+        labels,
+        [(of, view.capacity) for of, view in places.items()],
+    )
+    yield Gauge(
+        "perdure_limit_places_taken",
+        "How many are.",
+        labels,
+        [(of, view.in_use or 0) for of, view in places.items()],
+    )
+    yield Gauge(
+        "perdure_limit_waiting",
+        "Invocations (of kind steps: steps) that a limit holds back.",
+        labels,
+        [(of, view.waiting) for of, view in views.items()],
+    )
+    yield Counter(
+        "perdure_limit_refused",
+        "Requests that got 429 for a rate.",
+        labels,
+        [(of, view.refused) for of, view in views.items() if view.in_use is None],
+    )
 
 
 def _of_journal(vitals: Vitals) -> Iterator[Figure]:

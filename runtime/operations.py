@@ -15,6 +15,7 @@ from .driver import Driver
 from .handler_context import ANY_JSON, rejection
 from .invocations import RUN_ONCE, Invocation, Status
 from .ledger import Ledger, Unrecordable
+from .limit_views import LimitKind
 from .records import (
     Cancelled,
     Failed,
@@ -37,6 +38,7 @@ class InvocationView(Struct, frozen=True, omit_defaults=True):
 
     `status`: scheduled (for later), pending (its key is held), ready (to be driven), running (a step is at work),
     backing-off (it or a step waits for its next attempt), suspended (it waits for something else), paused, completed.
+    `held_back_by`: the limit that it waits for, as in `LimitView`, while it is ready.
     `progress`: what the heartbeats of its running steps said, by the number of the command.
     """
 
@@ -57,6 +59,7 @@ class InvocationView(Struct, frozen=True, omit_defaults=True):
     queued_behind_it: int = 0
     parked: bool = False
     progress: dict[int, object] = {}
+    held_back_by: LimitKind | None = None
 
 
 class Operations:
@@ -74,11 +77,11 @@ class Operations:
         next_retry_at, retries = _retries_of(invocation)
         entry = self._kernel.entry(invocation.service, invocation.key)
         holds_key = entry is not None and entry.holder == invocation.id
-        outcome = invocation.outcome
+        outcome, held_back_by = invocation.outcome, self._driver.held_back_by(id)
         return InvocationView(
             id=invocation.id,
             target=invocation.target,
-            status=_status_of(invocation),
+            status="ready" if held_back_by is not None else _status_of(invocation),
             created_at=invocation.created_at,
             retry_count=retries,
             last_failure=invocation.last_failure,
@@ -93,6 +96,7 @@ class Operations:
             queued_behind_it=len(entry.mailbox) if entry is not None and holds_key else 0,
             parked=not invocation.ended and self._driver.is_parked(invocation),
             progress=self._driver.progress_of(id),
+            held_back_by=held_back_by,
         )
 
     def cancel(self, id: str) -> Awaitable[None]:

@@ -407,6 +407,13 @@ class Edited(Struct, frozen=True, array_like=True, tag=17, gc=False):
     expires: int | None = None
 
 
+class Begun(Struct, frozen=True, array_like=True, tag=18, gc=False):
+    """What waited for a limit begins now, and not when it could have: its first turn goes by this time."""
+
+    at: int
+    id: str
+
+
 Record: TypeAlias = (
     Invoked
     | Due
@@ -425,6 +432,7 @@ Record: TypeAlias = (
     | Planned
     | Ticked
     | Unplanned
+    | Begun
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,6 +7,7 @@
     5   without the right token
     6   there is no such thing
     7   the handler ended in an error
+    8   the state of an object was changed meanwhile, or a handler is at work on it: nothing was done
 
 Certificates of an authority of one's own are found by OpenSSL's SSL_CERT_FILE.  A redirect is not followed: it would
 take the token to somebody else.
@@ -33,9 +34,11 @@ UNREACHABLE: Final = 4
 UNAUTHORIZED: Final = 5
 UNKNOWN: Final = 6
 HANDLER_FAILED: Final = 7
+CONFLICT: Final = 8
 
-_EXIT_CODES: Final = {401: UNAUTHORIZED, 403: UNAUTHORIZED, 404: UNKNOWN, 502: UNREACHABLE, 503: UNREACHABLE}
-_QUERY_EXIT_CODES: Final = {**_EXIT_CODES, 413: CUT_OFF, 504: CUT_OFF}
+EXIT_CODES: Final = {401: UNAUTHORIZED, 403: UNAUTHORIZED, 404: UNKNOWN, 502: UNREACHABLE, 503: UNREACHABLE}
+"""Of what the server answers; what isn't here is REFUSED."""
+_QUERY_EXIT_CODES: Final = {**EXIT_CODES, 413: CUT_OFF, 504: CUT_OFF}
 _QUERY_SECONDS: Final = 3600.0
 """How long a query may take is for the server to say."""
 _ANSWER_SECONDS: Final = 60.0
@@ -96,7 +99,7 @@ class Server:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-        exit_codes: Mapping[int, int] = _EXIT_CODES,
+        exit_codes: Mapping[int, int] = EXIT_CODES,
     ) -> http.client.HTTPResponse:
         """A good answer, its body not yet read; close it.  `timeout` is in seconds, None for ever."""
         named = {"content-type": "application/json", **(headers or {}), **self._headers}

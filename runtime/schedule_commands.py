@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import quote
 
+from rich.console import Group, RenderableType
+
+from . import watching
 from .remote import Server
-from .terminal import clock, count, print_json, print_line, print_table
+from .terminal import clock, count, print_json, print_line, table, text
+from .watching import View
 
 _TITLES: Final = {
     "id": "id",
@@ -19,12 +24,17 @@ _TITLES: Final = {
 _DONE: Final = {"pause": "paused", "resume": "resumed", "trigger": "triggered"}
 
 
-def show(server: Server, *, as_json: bool) -> int:
+def show(server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints them all, by id.  Raises CommandFailed."""
-    schedules = server.get("/schedules")["schedules"]
-    if as_json:
-        print_json(schedules)
-        return 0
+
+    def look() -> View:
+        schedules = server.get("/schedules")["schedules"]
+        return View(schedules, _listing(schedules))
+
+    return watching.show(look, every_seconds, as_json=as_json)
+
+
+def _listing(schedules: Sequence[Mapping[str, Any]]) -> RenderableType:
     lines = [
         {
             **each,
@@ -34,9 +44,7 @@ def show(server: Server, *, as_json: bool) -> int:
         }
         for each in schedules
     ]
-    print_table(lines, _TITLES)
-    print_line(count(len(lines), "schedule"))
-    return 0
+    return Group(*([table(lines, _TITLES)] if lines else []), text(count(len(lines), "schedule")))
 
 
 def act(verb: str, id: str, server: Server, *, as_json: bool) -> int:

@@ -27,7 +27,7 @@ from .admission import HEADROOM_BYTES, Admission, Refused, Request
 from .clock import Alarm, Clock
 from .driver import NO_ROOM_RETRY_US
 from .gate import OutcomeUnknown
-from .invocations import Invocation, ScheduleState
+from .invocations import SCHEDULE_HEADER, Invocation, ScheduleState
 from .ledger import Ledger, Unrecordable
 from .records import Invoked, Planned, Record, Ticked, Unplanned
 from .registry import Registry
@@ -40,7 +40,6 @@ LATE_US: Final = 60_000_000
 _WINDOW_US: Final = 60_000_000
 _FIRED_AT_ONCE: Final = 256
 
-SCHEDULE_HEADER: Final = "x-perdure-schedule"
 TICK_HEADER: Final = "x-perdure-tick"
 """With these its invocations say which schedule made them, and for which time (ISO 8601, UTC)."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from perdure.objects.definitions import HandlerDefinition, Kind, ServiceDefinition
+from perdure.objects.values import INT_END, INT_MIN
 
 from .event_streams import MIME_TYPE
 
@@ -125,8 +126,23 @@ def _component_of(type_: Any, handler: HandlerDefinition, components: Schema) ->
         )
     except TypeError:
         return {}
-    components |= {f"{prefix}_{name}": each for name, each in named.items()}
-    return schema
+    components |= {f"{prefix}_{name}": _bounded(each) for name, each in named.items()}
+    bounded: Schema = _bounded(schema)
+    return bounded
+
+
+def _bounded(schema: Any) -> Any:
+    """Whole numbers within 64 bits, as they are taken."""
+    if isinstance(schema, list):
+        return [_bounded(each) for each in cast("Iterable[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: _bounded(each) for name, each in cast("Schema", schema).items()}
+    if inner.get("type") == "integer":
+        low, high = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+        bounds = {names[0]: at for names, at in ((low, INT_MIN), (high, INT_END - 1)) if not inner.keys() & {*names}}
+        return {**inner, **bounds}
+    return inner
 
 
 def _refusals() -> Mapping[str, Schema]:
@@ -135,18 +151,19 @@ def _refusals() -> Mapping[str, Schema]:
     return {**said, "default": {"description": "the handler raised a TerminalError", "content": content}}
 
 
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 _KEY = {
     "name": "key",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": _NO_CONTROL},
     "description": "of the object: any text without control characters, at most 512 bytes in UTF-8",
 }
 _IDEMPOTENCY_KEY = {
     "name": "idempotency-key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": _NO_CONTROL},
     "description": "the same key again gets the same invocation",
 }
 _DELAY = {

@@ -112,6 +112,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mailbox_total_max: Count = 100_000
     """Queued in total, likewise. At 1 KiB of arguments, 100 MB."""
 
+    running_handlers_max: Count | None = None
+    """Handlers in a turn or with a step at work, of all classes; beyond, what is accepted waits to go on, each class in
+    its turn. None: as many as there are. A class says `limits=Limits(running=…)` of itself."""
+
+    running_steps_max: Count | None = None
+    """Steps at work, likewise: `step_threads_max` holds back only the synchronous ones, and in their own order."""
+
     unsynced_bytes_max: Bytes = 32 * 1024 * 1024
     """With more than this not yet synced no turn is run. A disk that fell behind must slow us down, not fill memory;
     two records of the largest size must fit."""

@@ -14,13 +14,16 @@ from urllib.parse import quote
 
 import click
 
+from . import watching
 from .call_commands import body_of
 from .exits import USAGE
 from .invocation_queries import literal, parts_of
-from .remote import REFUSED, CommandFailed, Server
-from .terminal import complain, json_shown, print_json, print_line
+from .remote import CONFLICT, EXIT_CODES, REFUSED, CommandFailed, Server
+from .terminal import complain, json_shown, print_json, print_line, text
+from .watching import View
 
 _FORM: Final = "Class/key; a slash in a key is %2F"
+_EXIT_CODES: Final = {**EXIT_CODES, 409: CONFLICT}
 
 
 def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: bool) -> int:
@@ -42,9 +45,12 @@ def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: b
     return 0
 
 
-def get(object: str, field: str | None, server: Server, *, as_json: bool) -> int:
+def get(object: str, field: str | None, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Raises CommandFailed."""
-    view = _view(_path(object), server)
+    path = _path(object)
+    if every_seconds is not None:
+        return watching.show(lambda: _looked_at(_view(path, server), field), every_seconds, as_json=as_json)
+    view = _view(path, server)
     if field is not None:
         if field not in view["state"]:
             raise CommandFailed(f"{object} has no value for {field!r}: {_those_of(view)}", REFUSED)
@@ -56,6 +62,12 @@ def get(object: str, field: str | None, server: Server, *, as_json: bool) -> int
         for name, entries in view["entries"].items():
             complain(f"{name} is not shown, of its {entries:,} entries the table state knows: perdure sql")
     return 0
+
+
+def _looked_at(view: dict[str, Any], field: str | None) -> View:
+    """Of an object that is watched, also what isn't there yet."""
+    shown = view["state"] if field is None else view["state"].get(field)
+    return View(view if field is None else shown, text(json_shown(_pretty(shown).encode())))
 
 
 def set_field(object: str, field: str, value: str, version: str | None, server: Server) -> int:
@@ -142,7 +154,7 @@ def _replace(path: _Path, state: dict[str, Any], version: str, server: Server) -
 
 
 def _sent(server: Server, method: str, path: str, body: bytes | None) -> None:
-    with server.open(method, path, body) as response:
+    with server.open(method, path, body, exit_codes=_EXIT_CODES) as response:
         server.read(response)
 
 

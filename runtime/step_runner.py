@@ -87,6 +87,10 @@ class StepRunner:
         """The attempts that somebody waits for."""
         return [step.task for step in self._running.values() if step.task is not None]
 
+    def runs(self, id: StepId) -> bool:
+        """Wanted or not."""
+        return id in self._running or any(step.id == id for step in self._leaving)
+
     def progress_of(self, invocation: str) -> dict[int, object]:
         """What the running steps of an invocation have said of themselves, by command."""
         return {

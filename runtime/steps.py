@@ -24,6 +24,7 @@ from .clock import Clock
 from .execution import Execution
 from .invocations import Invocation, StepState
 from .ledger import Ledger
+from .limiter import Limiter
 from .records import Attempted, Failed, Notified, Outcome, Paused, Success
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -62,6 +63,7 @@ class Steps:
         settings: Settings,
         jitter: Random,
         slots: Slots | NoSlots,
+        limiter: Limiter | None = None,
     ) -> None:
         self._recorder = recorder
         self._ledger = ledger
@@ -70,6 +72,7 @@ class Steps:
         self._settings = settings
         self._jitter = jitter
         self._slots = slots
+        self._limiter = limiter
         self._meter = ledger.meter
         self._runner = StepRunner(self, settings.step_threads_max)
         self._calls: dict[str, dict[int, StepCall]] = {}  # started or about to be, by invocation and command
@@ -133,6 +136,8 @@ class Steps:
         return self._runner.progress_of(id)
 
     async def stop(self, grace_seconds: float) -> None:
+        if self._limiter is not None:
+            self._limiter.stop()
         await self._runner.stop(grace_seconds)
 
     # --- one attempt ----------------------------------------------------------------------------------------------
@@ -154,18 +159,31 @@ class Steps:
         calls = self._calls.get(invocation.id)
         if state is None or calls is None or calls.get(command) is not call:
             return
+        id = (invocation.id, command)
+        if self._limiter is not None and not self._limiter.step_may_start(
+            invocation, id, lambda: self._start_in_its_place(invocation, command, call)
+        ):
+            return
         recorded: list[object] = []
         if state.items:
             try:
                 recorded = [call.decode(item) for item in state.items]
             except Exception as error:  # what the journal has of the stream, the annotation doesn't read any more
                 self._forget(invocation.id, command)
+                if self._limiter is not None:
+                    self._limiter.step_over(id)
                 self._recorder.pause_for(invocation, error)
                 return
-        id = (invocation.id, command)
         self._slots.step_started(id, self._clock.now_us())
         self._meter.of(invocation).steps_started += 1
         self._runner.start(id, invocation.seed, call, state.attempts + 1, recorded)
+
+    def _start_in_its_place(self, invocation: Invocation, command: int, call: StepCall) -> None:
+        """It has waited for it, and may be wanted no more."""
+        self._start(invocation, command, call)
+        id = (invocation.id, command)
+        if self._limiter is not None and not self._runner.runs(id):
+            self._limiter.step_over(id)
 
     def _cut_off_by_death(
         self, invocation: Invocation, command: int, state: StepState, call: StepCall, ran_seconds: float
@@ -197,6 +215,8 @@ class Steps:
     def _stop(self, id: str, command: int) -> None:
         self._forget(id, command)
         self._runner.cancel((id, command))
+        if self._limiter is not None:
+            self._limiter.step_unwanted((id, command))
         self._release_when_synced((id, command))
 
     def _forget(self, id: str, command: int) -> StepCall | None:
@@ -225,11 +245,15 @@ class Steps:
         self._notify(id, Success(item), more=True)
 
     def step_ended(self, id: StepId, value: bytes) -> None:
+        if self._limiter is not None:
+            self._limiter.step_over(id)
         self._forget(*id)
         self._notify(id, Success(value))
         self._release_when_synced(id)
 
     def step_failed(self, id: StepId, error: BaseException) -> None:
+        if self._limiter is not None:
+            self._limiter.step_over(id)
         call = self._forget(*id)
         invocation = self._kernel.find(id[0])
         state = None if invocation is None else _open_step(invocation, id[1])
@@ -243,6 +267,8 @@ class Steps:
         self._release_when_synced(id)
 
     def step_left(self, id: StepId) -> None:
+        if self._limiter is not None:
+            self._limiter.step_over(id)
         invocation = self._ended.get(id[0])
         if invocation is not None and not self._runner.leaving(id[0]):
             del self._ended[id[0]]

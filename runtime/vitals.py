@@ -14,6 +14,7 @@ from .checkpoints import Checkpoints
 from .driver import Driver
 from .invocations import RUNS
 from .ledger import Ledger
+from .limiter import Limiter
 from .meter import HandlerMeter
 from .registry import Registry
 from .settings import Settings
@@ -35,6 +36,7 @@ class Vitals:
         checkpoints: Checkpoints | None,
         registry: Registry,
         settings: Settings,
+        limiter: Limiter | None = None,
     ) -> None:
         self.kernel = ledger.kernel
         self.meter = ledger.meter
@@ -44,6 +46,7 @@ class Vitals:
         self.checkpoints = checkpoints
         self.registry = registry
         self.settings = settings
+        self.limiter = limiter
         self.lsn_at_start = 0
         self._open_at_start: Counter[Target] = Counter()
 

@@ -77,6 +77,11 @@ class Perdure:
         async with asyncio.timeout(START_SECONDS_MAX):
             return str((await asyncio.shield(self._serving))["ingress"])
 
+    async def admin(self) -> str:
+        """The admin port's URL, once it serves.  Raises Ended."""
+        await self.serving()
+        return str(self._serving.result()["admin"])
+
     async def serving_pid(self) -> int:
         """Of the serving process itself, not of its tracer, once it serves.  Raises Ended."""
         await self.serving()

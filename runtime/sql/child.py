@@ -89,8 +89,8 @@ def _run(query: Query) -> int:
     _limit(limits.seconds, limits.memory_bytes)
     moment = Moment.open(Path(query.path), look_up)
     try:
-        make = restate_tables if query.restate else tables
-        sandbox = Sandbox(make(Stored(moment), query.services), limits.memory_bytes, look_up)
+        made = (restate_tables if query.restate else tables)(Stored(moment), query)
+        sandbox = Sandbox(made, limits.memory_bytes, look_up)
         if query.restate:
             sandbox.add_aggregate("first_value", FirstValue)
         try:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ..limit_views import LimitKind, LimitView
+
 Format = Literal["json", "jsonl", "csv", "arrow"]
 
 LENGTH = struct.Struct(">I")
@@ -39,13 +41,16 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Query(Struct, frozen=True, kw_only=True):
-    """One statement, over the store at `path`."""
+    """One statement, over the store at `path`, and what is in no store: the limits `in_force`, and the invocations
+    `held_back` by one of them, or some of these if there are many."""
 
     path: str
     statement: str
     format: Format
     limits: Limits
     services: list[ServiceRow] = []
+    in_force: list[LimitView] = []
+    held_back: dict[str, LimitKind] = {}
     restate: bool = False
     """Over the tables that Restate's tools know."""
 

@@ -49,6 +49,9 @@ _RESTATE_FORMATS: Final[dict[str, Format]] = {
     "application/*": "arrow",
     "*/*": "arrow",
 }
+_HELD_BACK_MAX: Final = 10_000
+"""Invocations of which a query is told which limit they wait for: half a megabyte of text."""
+
 _TYPES: Final = {Kind.OBJECT: "virtual_object", Kind.SERVICE: "service", Kind.WORKFLOW: "workflow"}
 
 
@@ -96,12 +99,15 @@ class Queries:
     async def run(self, statement: str, format: Format, restate: bool = False) -> bytes:
         """The whole answer.  Raises Refused, OutcomeUnknown."""
         path = await self._engine.checkpoint()
+        limiter = self._engine.limiter
         query = Query(
             path=str(path),
             statement=statement,
             format=format,
             limits=self._limits,
             services=self._services,
+            in_force=[] if limiter is None else limiter.views(),
+            held_back={} if limiter is None else limiter.held_back(_HELD_BACK_MAX),
             restate=restate,
         )
         return b"".join(await self._children.run(query))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from ..restate_ids import OURS, ours, theirs
-from .protocol import ServiceRow
+from .protocol import Query
 from .sandbox import ResultColumn, StatementStopped
 from .stored import Stored
 from .tables import tables
@@ -43,9 +43,9 @@ _COMPUTED_BOOLEANS: Final = ("pinned_deployment_exists",)
 """Of the command line's; to SQLite what is compared is 0 or 1."""
 
 
-def restate_tables(stored: Stored, services: list[ServiceRow]) -> list[Table[Any]]:
-    """All of them, over what `stored` holds."""
-    by_name = {table.name: table for table in tables(stored, services)}
+def restate_tables(stored: Stored, query: Query) -> list[Table[Any]]:
+    """All of them, over what `stored` holds and what stands in the query itself."""
+    by_name = {table.name: table for table in tables(stored, query)}
     invocations = _with_ids(by_name["sys_invocation"], ("id", "invoked_by_id"))
     names = {column.name for column in invocations.columns}
     invocations = _with(

@@ -12,25 +12,29 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.objects.entry_keys import NO_TAG, plain_key, tag_of
+from perdure.objects.limits import PRIORITY_HEADER
 
 from ..invocations import RUN_ONCE, Delivery, Invocation, PromiseState
+from ..limit_views import LimitKind, LimitView
 from ..records import Failed, Success
 from .journal_entries import JournalEntry, entries_of
-from .protocol import ServiceRow
+from .protocol import Query, ServiceRow
 from .stored import Stored, StoredInvocation, json, text
 from .virtual import Column, Table, Value, Wanted
-from .waiting import failing_step, retries_of, status_of, time_of, waiting_for
+from .waiting import Reason, failing_step, retries_of, status_of, time_of, waiting_for
 
 
-def tables(stored: Stored, services: list[ServiceRow]) -> list[Table[Any]]:
-    """All of them, over what `stored` holds."""
+def tables(stored: Stored, query: Query) -> list[Table[Any]]:
+    """All of them, over what `stored` holds and what stands in the query itself."""
+    services = query.services
     return [
-        _invocations(stored, services),
+        _invocations(stored, services, query.held_back),
         _journal(stored),
         _inbox(stored),
         _promises(stored),
         _locks(stored),
         _services(services),
+        _limits(query.in_force),
         _state(stored),
     ]
 
@@ -38,7 +42,9 @@ def tables(stored: Stored, services: list[ServiceRow]) -> list[Table[Any]]:
 # --- invocations ------------------------------------------------------------------------------------------------------
 
 
-def _invocations(stored: Stored, services: list[ServiceRow]) -> Table[StoredInvocation]:
+def _invocations(
+    stored: Stored, services: list[ServiceRow], held_back: dict[str, LimitKind]
+) -> Table[StoredInvocation]:
     types = {service.name: service.ty for service in services}
 
     def column(name: str, of: Callable[[Invocation], Value], type: str = "TEXT") -> Column[StoredInvocation]:
@@ -50,6 +56,14 @@ def _invocations(stored: Stored, services: list[ServiceRow]) -> Table[StoredInvo
             return None if parent is None else of(parent)
 
         return read
+
+    def status(it: Invocation) -> str:
+        """What is held back could go on, as it lies in the store: that it may be suspended there isn't so."""
+        return "ready" if held_back.get(it.id, "steps") != "steps" else status_of(it)
+
+    def limit(it: Invocation) -> list[Reason]:
+        kind = held_back.get(it.id)
+        return [] if kind is None else [{"type": "limit", "name": kind}]
 
     def rows(wanted: Wanted) -> Iterator[StoredInvocation]:
         return stored.invocations(wanted.get("id"))
@@ -66,8 +80,10 @@ def _invocations(stored: Stored, services: list[ServiceRow]) -> Table[StoredInvo
         column("invoked_by_service_name", caller(lambda parent: parent.service)),
         column("invoked_by_id", lambda it: it.parent),
         column("invoked_by_target", caller(lambda parent: parent.target)),
-        column("status", status_of),
-        column("waiting_for", lambda it: json(waiting_for(stored, it))),
+        column("status", status),
+        column("waiting_for", lambda it: json([*limit(it), *waiting_for(stored, it)])),
+        column("held_back_by", lambda it: held_back.get(it.id)),
+        column("priority", lambda it: (it.headers or {}).get(PRIORITY_HEADER, "normal")),
         column("created_at", lambda it: time_of(it.created_at)),
         column("modified_at", lambda it: time_of(_modified_at(it))),
         column("scheduled_at", lambda it: None if it.due is None else time_of(it.created_at)),
@@ -291,3 +307,19 @@ def _services(services: list[ServiceRow]) -> Table[ServiceRow]:
         Column[ServiceRow]("handlers", "TEXT", lambda service: json(service.handlers)),
     ]
     return Table("sys_service", columns, lambda _: iter(services))
+
+
+def _limits(limits: list[LimitView]) -> Table[LimitView]:
+    columns = [
+        Column[LimitView]("service_name", "TEXT", lambda limit: limit.service),
+        Column[LimitView]("kind", "TEXT", lambda limit: limit.kind),
+        Column[LimitView]("capacity", "INTEGER", lambda limit: limit.capacity),
+        Column[LimitView]("per_seconds", "REAL", lambda limit: limit.per_seconds),
+        Column[LimitView]("burst", "INTEGER", lambda limit: limit.burst),
+        Column[LimitView]("in_use", "INTEGER", lambda limit: limit.in_use),
+        Column[LimitView]("waiting", "INTEGER", lambda limit: limit.waiting),
+        Column[LimitView]("refused", "INTEGER", lambda limit: limit.refused),
+        Column[LimitView]("keys", "INTEGER", lambda limit: limit.keys),
+        Column[LimitView]("next_free_at", "TEXT", lambda limit: time_of(limit.next_free_at)),
+    ]
+    return Table("sys_limits", columns, lambda _: iter(limits))

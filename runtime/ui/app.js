@@ -10,28 +10,33 @@ import { call } from "./call.js";
 import { sql } from "./sql.js";
 
 const REFRESH_MS = 3000;
+
+/** By the first word of the address.  A new view is a line here: the navigation is made of them. */
+const VIEWS = {
+  "": { title: "Overview", draw: overview, live: true },
+  invocations: { title: "Invocations", draw: invocations, live: true, one: { title: "Invocation", draw: invocation, live: true } },
+  objects: { title: "Objects", draw: objects, live: false },
+  schedules: { title: "Schedules", draw: schedules, live: true },
+  call: { title: "Call", draw: call, live: false },
+  sql: { title: "SQL", draw: sql, live: false },
+};
+
 const main = document.getElementById("main");
 const notice = document.getElementById("notice");
 
 let shown = 0; // counts navigations: what comes late for an earlier one is dropped
 let timer = 0;
+let saidThere = ""; // what is to be said in the view that is gone to
 
+/** `text` may be elements too. */
 export const say = (text, bad = false) => {
-  notice.textContent = text;
+  notice.replaceChildren(...[text].flat());
   notice.className = bad ? "bad" : "";
 };
 
-const viewOf = ([first, ...rest]) => {
-  switch (first ?? "") {
-    case "": return { title: "Overview", draw: overview, live: true };
-    case "invocations": return rest.length
-      ? { title: "Invocation", draw: invocation, live: true } : { title: "Invocations", draw: invocations, live: true };
-    case "objects": return { title: "Objects", draw: objects, live: false };
-    case "schedules": return { title: "Schedules", draw: schedules, live: true };
-    case "call": return { title: "Call", draw: call, live: false };
-    case "sql": return { title: "SQL", draw: sql, live: false };
-    default: return null;
-  }
+const viewOf = ([first = "", ...rest]) => {
+  const view = Object.hasOwn(VIEWS, first) ? VIEWS[first] : null;
+  return rest.length && view?.one ? view.one : view;
 };
 
 const route = () => {
@@ -43,7 +48,8 @@ const route = () => {
 
 /** Somebody is in the middle of something that a new drawing would take from under their hands. */
 const busy = () =>
-  document.visibilityState !== "visible" || document.querySelector("dialog[open]") !== null ||
+  document.visibilityState !== "visible" || main.querySelector("form[data-changed]") !== null ||
+  document.querySelector("dialog[open]") !== null ||
   ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement?.tagName) || !getSelection().isCollapsed;
 
 const selector = (element) => {
@@ -52,7 +58,7 @@ const selector = (element) => {
   return name ? `[${name}="${CSS.escape(element.getAttribute(name))}"]` : null;
 };
 
-const draw = async (number, view, { parts, parameters }) => {
+const draw = async (number, view, { parts, parameters }, unless = () => false) => {
   let drawn;
   try {
     drawn = await view.draw(parts.slice(1), parameters);
@@ -60,7 +66,7 @@ const draw = async (number, view, { parts, parameters }) => {
     drawn = [h("p", { class: "problem", role: "alert" }, error.message)];
     if (!(error instanceof Error) || error.status === undefined) console.error(error);
   }
-  if (number !== shown) return;
+  if (number !== shown || unless()) return;
   const focused = selector(document.activeElement);
   const open = [...main.querySelectorAll("details[open]")].map((one) => one.id).filter(Boolean);
   const scrolled = scrollY;
@@ -76,7 +82,7 @@ const again = (number, view, where) => {
   if (!view.live) return;
   timer = setTimeout(async () => {
     if (number !== shown) return;
-    if (!busy()) await draw(number, view, where);
+    if (!busy()) await draw(number, view, where, busy);
     again(number, view, where);
   }, REFRESH_MS);
 };
@@ -96,20 +102,35 @@ export const refresh = async () => {
   if (number === shown) again(number, view, where);
 };
 
-/** Does something for somebody who pressed a button, says what came of it, and draws the view anew. */
-export const act = async (what, doing) => {
+/** Does something for somebody who pressed a button, says what came of it, and draws the view anew, or goes to `next`. */
+export const act = async (what, doing, next = () => null) => {
+  let said = "";
   say(`${what} …`);
   try {
     await doing();
-    say(`${what}: done`);
+    said = `${what}: done`;
   } catch (error) {
     say(`${what}: ${error.message}`, true);
   }
+  if (next()) {
+    saidThere = said;
+    location.hash = next();
+    return;
+  }
   await refresh();
+  if (said) say(said); // once what it did can be seen
 };
 
+document.querySelector("nav").append(...Object.entries(VIEWS).map(([name, { title }]) => h("a", { href: `#/${name}` }, title)));
+// The address is the view: a link that changed it would be a navigation.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+main.addEventListener("input", (event) => event.target.form?.setAttribute("data-changed", ""));
 addEventListener("hashchange", () => {
-  say("");
+  say(saidThere);
+  saidThere = "";
   main.replaceChildren(h("p", { class: "empty" }, "…"));
   refresh().then(() => main.focus({ preventScroll: true }));
 });

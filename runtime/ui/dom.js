@@ -1,5 +1,7 @@
 // Elements are made here and nowhere else, and text only ever becomes text: a key or a payload may hold anything.
 
+import { pretty } from "./json.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 const fill = (element, attributes, children) => {
@@ -29,11 +31,11 @@ export const table = (caption, columns, rows, empty) =>
   rows.length === 0
     ? h("p", { class: "empty" }, empty)
     : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-        h("table", null,
+        h("table", { role: "table" }, // the roles: on a phone a row is a card, and would be no row any more
           h("caption", { class: "hidden" }, caption),
-          h("thead", null, h("tr", null, columns.map(([heading]) => h("th", { scope: "col" }, heading)))),
-          h("tbody", null, rows.map((row) => h("tr", null,
-            columns.map(([, cell, number]) => h("td", { class: number ? "number" : null }, cell(row))))))));
+          h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map(([heading, , number]) => h("th", { scope: "col", role: "columnheader", class: number ? "number" : null }, heading)))),
+          h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { role: "row" },
+            columns.map(([heading, cell, number]) => h("td", { role: "cell", class: number ? "number" : null, "data-heading": heading }, cell(row))))))));
 
 export const field = (label, control) => h("label", null, h("span", null, label), control);
 
@@ -43,15 +45,17 @@ export const select = (name, options, value) =>
 /** Values of any size: pretty if they are JSON, and folded if they are long. */
 export const payload = (text) => {
   if (text === null || text === undefined) return h("p", { class: "empty" }, "nothing");
-  let shown = String(text);
-  try { shown = JSON.stringify(JSON.parse(shown), null, 2); } catch { /* as it is */ }
+  const shown = pretty(String(text));
   const limit = 20_000;
   if (shown.length <= limit) return h("pre", { dir: "auto" }, shown);
   const pre = h("pre", { dir: "auto" }, `${shown.slice(0, limit)}…`);
   const all = h("button", { type: "button", onclick: () => { pre.textContent = shown; all.remove(); } },
-    `Show all ${shown.length.toLocaleString()} characters`);
+    `Show all ${count(shown.length)} characters`);
   return h("div", null, pre, all);
 };
+
+/** A number for people; in one language, as all else here. */
+export const count = (number) => Number(number).toLocaleString("en");
 
 const KINDS = {
   running: "good", ready: "good", completed: "quiet", suspended: "calm", scheduled: "calm", pending: "calm",
@@ -70,7 +74,8 @@ export const span = (seconds) => {
   if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172_800) return `${Math.round(seconds / 3600)} h`;
-  return `${Math.round(seconds / 86_400)} days`;
+  if (seconds < 63_072_000) return `${Math.round(seconds / 86_400)} days`;
+  return `${Math.round(seconds / 31_536_000)} years`;
 };
 
 export const hash = (...parts) => `#/${parts.map((part) => encodeURIComponent(part)).join("/")}`;

@@ -2,7 +2,7 @@
 
 import { query, quoted } from "./api.js";
 import { ago, badge, field, h, invocationLink, said, select, table } from "./dom.js";
-import { waits } from "./overview.js";
+import { waits } from "./waits.js";
 
 const LIMIT = 100;
 const STATUSES = ["running", "ready", "suspended", "pending", "backing-off", "paused", "scheduled", "completed"];
@@ -19,15 +19,19 @@ const condition = (parameters) => {
   return all.length ? `WHERE ${all.join(" AND ")}` : "";
 };
 
+const why = (row) => {
+  const failure = row.completion_failure ?? row.last_failure;
+  return [failure && said(failure, 100), failure && row.status !== "completed" && h("br"), row.status !== "completed" && waits(row.waiting_for)];
+};
+
 export const invocations = async (_, parameters) => {
-  const rows = await query(`SELECT id, target, status, completion_result, waiting_for, last_failure, created_at, modified_at
+  const rows = await query(`SELECT id, target, status, completion_result, completion_failure, waiting_for, last_failure, created_at, modified_at
     FROM sys_invocation ${condition(parameters)} ORDER BY created_at DESC LIMIT ${LIMIT + 1}`);
   const input = (name) => h("input", { name, value: parameters.get(name) ?? "", autocomplete: "off", spellcheck: "false" });
   const status = parameters.get("status") ?? "";
   const form = h("form", { class: "filters", role: "search", onsubmit: (event) => {
     event.preventDefault();
     const wanted = [...new FormData(form)].filter(([, value]) => value !== "");
-    document.activeElement?.blur();
     location.hash = `#/invocations?${new URLSearchParams(wanted)}`;
   } },
   field("Class", input("service")), field("Handler", input("handler")), field("Key", input("key")),
@@ -37,9 +41,9 @@ export const invocations = async (_, parameters) => {
   h("button", { type: "submit" }, "Filter"));
   return [form, table("Invocations", [
     ["Invocation", (row) => invocationLink(row.id)],
-    ["Target", (row) => said(row.target, 60)],
+    ["Target", (row) => said(row.target, 80)],
     ["Status", (row) => [badge(row.status), row.completion_result === "failure" && badge("failure")]],
-    ["Waits for, or failed with", (row) => said(row.last_failure ?? waits(row.waiting_for), 100)],
+    ["Waits for, or failed with", (row) => why(row)],
     ["Created", (row) => ago(row.created_at)],
     ["Last progress", (row) => ago(row.modified_at)],
   ], rows.slice(0, LIMIT), "None, with this filter."),

@@ -1,7 +1,8 @@
 // What is served, how much of it, how fast, and what is stuck.
 
-import { ask, query } from "./api.js";
-import { ago, badge, h, invocationLink, said, table } from "./dom.js";
+import { ask, askText, query } from "./api.js";
+import { ago, badge, count, h, invocationLink, objectLink, said, table } from "./dom.js";
+import { waits } from "./waits.js";
 
 const STUCK_AFTER = "-10 minutes";
 
@@ -16,9 +17,9 @@ const HELD = "SELECT service_name, service_key, acquired_by, queued FROM sys_loc
 /** Counters of /metrics by their labels: the page draws rates from two looks at them. */
 let before = null;
 const endings = async () => {
-  const text = await ask("GET", "/metrics");
+  const text = await askText("GET", "/metrics", undefined, { accept: "text/plain" });
   const counts = new Map();
-  for (const line of String(text).split("\n")) {
+  for (const line of text.split("\n")) {
     const found = /^perdure_invocations_ended_total\{(.*)\} (\S+)$/.exec(line);
     if (!found) continue;
     const labels = Object.fromEntries([...found[1].matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, name, value]) => [name, value]));
@@ -26,17 +27,12 @@ const endings = async () => {
     counts.set(key, (counts.get(key) ?? 0) + Number(found[2]));
   }
   const now = performance.now();
-  const rates = new Map();
-  if (before) for (const [key, count] of counts) rates.set(key, (count - (before.counts.get(key) ?? 0)) / ((now - before.at) / 1000));
+  const rates = before && new Map([...counts].map(([key, count]) => [key, (count - (before.counts.get(key) ?? 0)) / ((now - before.at) / 1000)]));
   if (!before || now - before.at > 2000) before = { counts, at: now };
   return rates;
 };
 
-export const waits = (text) => {
-  let waited = [];
-  try { waited = JSON.parse(text ?? "[]"); } catch { /* none */ }
-  return Array.isArray(waited) ? waited.map((one) => (typeof one === "string" ? one : one.what ?? JSON.stringify(one))).join(", ") : String(waited);
-};
+const kind = ({ ty, of, stream }) => [of, of !== "Service" && ty === "Shared" && "shared", stream && "stream"].filter(Boolean).join(", ");
 
 export const overview = async () => {
   const [{ services }, counts, stuck, held, rates] = await Promise.all(
@@ -46,10 +42,10 @@ export const overview = async () => {
     .reduce((sum, row) => sum + row.number, 0);
   const open = (statuses) => (row) => {
     const found = number(row.service, row.name, statuses);
-    const query = new URLSearchParams({ service: row.service, handler: row.name, status: statuses.join(",") });
-    return found ? h("a", { href: `#/invocations?${query}` }, found.toLocaleString()) : "0";
+    const filter = new URLSearchParams({ service: row.service, handler: row.name, status: statuses.join(",") });
+    return found ? h("a", { href: `#/invocations?${filter}` }, count(found)) : "0";
   };
-  const handlers = services.flatMap((service) => service.handlers.map((handler) => ({ service: service.name, ty: service.ty, ...handler })));
+  const handlers = services.flatMap((service) => service.handlers.map((handler) => ({ service: service.name, of: service.ty, ...handler })));
   return [
     h("section", { id: "stuck" }, h("h2", null, "Stuck"),
       h("p", { class: "hint" }, "Paused, failing and tried again, or without progress for ten minutes."),
@@ -57,21 +53,21 @@ export const overview = async () => {
         ["Invocation", (row) => invocationLink(row.id)],
         ["Target", (row) => said(row.target, 60)],
         ["Status", (row) => badge(row.status)],
-        ["Why", (row) => said(row.last_failure ?? waits(row.waiting_for), 160)],
+        ["Why", (row) => [row.last_failure && [said(row.last_failure, 160), h("br")], waits(row.waiting_for)]],
         ["Tries", (row) => row.retry_count, true],
         ["Last progress", (row) => ago(row.modified_at)],
       ], stuck, "Nothing is stuck.")),
     held.length > 0 && h("section", null, h("h2", null, "Waited for"),
       table("Keys that others wait for", [
-        ["Object", (row) => said(`${row.service_name}/${row.service_key}`, 60)],
+        ["Object", (row) => objectLink(row.service_name, row.service_key)],
         ["Held by", (row) => invocationLink(row.acquired_by)],
         ["Waiting", (row) => row.queued, true],
       ], held, "")),
     h("section", { id: "handlers" }, h("h2", null, "Handlers"),
       table("Handlers", [
         ["Handler", (row) => h("a", { href: `#/call/${encodeURIComponent(row.service)}/${encodeURIComponent(row.name)}` }, `${row.service}/${row.name}`)],
-        ["Kind", (row) => (row.ty === "VirtualObject" && row.ty !== "Service" ? `${row.ty}, ${row.ty === "Service" ? "" : row.stream ? "stream" : ""}`.replace(/, $/, "") : row.ty)],
-        ["Ended/s", (row) => (rates.has(`${row.service}/${row.name}`) ? rates.get(`${row.service}/${row.name}`).toFixed(1) : "…"), true],
+        ["Kind", kind],
+        ["Ended/s", (row) => (rates ? (rates.get(`${row.service}/${row.name}`) ?? 0).toFixed(1) : "…"), true],
         ["Running", open(["running", "ready"]), true],
         ["Waiting", open(["suspended", "scheduled"]), true],
         ["Queued", open(["pending"]), true],

@@ -2,7 +2,7 @@
 
 import { query } from "./api.js";
 import { say } from "./app.js";
-import { field, h, invocationLink, said, table } from "./dom.js";
+import { count, field, h, invocationLink, said, span, table } from "./dom.js";
 
 const SAVED = "perdure-queries";
 const FIRST = {
@@ -12,10 +12,10 @@ const FIRST = {
 };
 const ROWS_MAX = 1000;
 
-const saved = () => {
-  try { return { ...FIRST, ...JSON.parse(localStorage.getItem(SAVED) ?? "{}") }; } catch { return { ...FIRST }; }
+const own = () => {
+  try { return JSON.parse(localStorage.getItem(SAVED) ?? "{}"); } catch { return {}; }
 };
-const own = () => { try { return JSON.parse(localStorage.getItem(SAVED) ?? "{}"); } catch { return {}; } };
+const saved = () => ({ ...FIRST, ...own() });
 const keep = (queries) => localStorage.setItem(SAVED, JSON.stringify(queries));
 
 export const sql = async () => {
@@ -31,7 +31,7 @@ export const sql = async () => {
       const rows = await query(area.value);
       const columns = Object.keys(rows[0] ?? {});
       answer.replaceChildren(
-        h("p", { class: "hint" }, `${rows.length.toLocaleString()} rows, ${Math.round(performance.now() - began)} ms${rows.length > ROWS_MAX ? `; the first ${ROWS_MAX} are shown` : ""}`),
+        h("p", { class: "hint" }, `${count(rows.length)} ${rows.length === 1 ? "row" : "rows"} in ${span((performance.now() - began) / 1000)}${rows.length > ROWS_MAX ? `; the first ${count(ROWS_MAX)} are shown` : ""}`),
         table("Answer", columns.map((column) => [column, (row) => cell(column, row[column]), columns.length > 0 && typeof rows[0][column] === "number"]),
           rows.slice(0, ROWS_MAX), "No rows."));
     } catch (error) {

@@ -19,6 +19,13 @@ DASHBOARDS = Path(__file__).parents[2] / "runtime" / "dashboards"
 NAME = re.compile(r"\b(?:perdure|process)_\w+")
 SELECTED = re.compile(r"(\w+)\{([^}]*)\}")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+LIMITED = """
+from perdure.objects import Limits, Rate, Service, handler
+
+class Limited(Service, limits=Limits(running=1, steps=1, rate=Rate(count=1))):
+    @handler
+    async def ask(self) -> None: ...
+"""
 OF_PROMETHEUS = {"instance", "job"}
 
 
@@ -45,9 +52,10 @@ def values(families: dict[str, Metric], name: str) -> list[float]:
 
 
 @pytest.fixture
-async def scrape(perdure: Callable[..., Perdure]) -> AsyncIterator[dict[str, Metric]]:
+async def scrape(perdure: Callable[..., Perdure], tmp_path: Path) -> AsyncIterator[dict[str, Metric]]:
     """Of a process that was called a few times, and scraped once before."""
-    process = perdure("examples/counter.py")
+    (tmp_path / "limited.py").write_text(LIMITED)
+    process = perdure("examples/counter.py", str(tmp_path / "limited.py"))
     await process.start()
     for _ in range(3):
         assert (await process.call("/Counter/a/add", 2)).status == 200

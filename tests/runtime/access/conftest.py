@@ -18,7 +18,7 @@ from yarl import URL
 
 from perdure.journal import MemoryJournal
 from perdure.objects import VirtualObject, handler
-from perdure.runtime import ManualClock, Runtime, Settings, http_paths
+from perdure.runtime import ManualClock, Runtime, Settings, admin_ui, http_paths
 from perdure.runtime.access import Access
 from perdure.runtime.admin import Admin
 from perdure.runtime.http_limits import Connection
@@ -63,15 +63,17 @@ ADMIN_ROUTES = [
     *[("PATCH", f"/invocations/{ID}/{verb}") for verb in ("pause", "resume", "cancel", "kill", "purge")],
     ("PATCH", f"/invocations/{ID}/restart-as-new"),
     *[("GET", "/metrics"), ("POST", "/query"), ("GET", "/openapi"), ("GET", "/services"), ("GET", "/schedules")],
+    ("GET", "/limits"),
     *[("GET", "/services/Job/state/a"), ("DELETE", "/services/Job/state/a"), ("POST", "/services/Job/state")],
     *[("PATCH", f"/schedules/Job%2Frun/{verb}") for verb in ("pause", "resume", "trigger")],
+    *[("GET", "/ui"), ("GET", "/ui/app.js"), ("POST", "/ui/send/Job/a/work"), ("GET", "/ui/no.js")],
     *[("GET", "/v2/services"), ("POST", "/v3/query"), ("PATCH", f"/v3/invocations/{ID}/kill")],
 ]
 NOT_THERE = [
     *[("GET", "/"), ("POST", "/no/such/path"), ("OPTIONS", "/"), ("DELETE", "/health/x"), ("GET", "//health")],
     *[("GET", "/health/"), ("GET", "/%68ealth"), ("GET", "/restate/%68ealth"), ("GET", "/restate/health/../x")],
 ]
-OPEN = {Ingress: {"/restate/health"}, Admin: {"/health"}}
+OPEN = {Ingress: {"/restate/health"}, Admin: {"/health", *admin_ui.OPEN_PATHS}}
 ROUTES = {
     Ingress: [*[route for routes in INGRESS_ROUTES.values() for route in routes], *NOT_THERE],
     Admin: [*ADMIN_ROUTES, *NOT_THERE],

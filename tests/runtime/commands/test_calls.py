@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -264,13 +265,29 @@ def commands_of(command: Any, *path: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("path", commands_of(cli.commands), ids=" ".join)
-async def test_each_command_explains_itself(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """With an example of it, and its exit codes."""
+async def test_each_command_explains_itself(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its exit codes, and an example of it that can be typed as it stands."""
     assert cli.run([*path, "--help"]) == 0
-
     text = capsys.readouterr().out
-    assert f"Example: perdure {' '.join(path)} " in " ".join(text.split()) + " "
     assert "Exit code" in text
+
+    _, example, lines = text.partition("Example: ")
+    assert example
+    examples = [line.strip() for line in lines.partition("\n\n")[0].splitlines() if line.strip().startswith("perdure ")]
+    command: Any = cli.commands
+    for word in path:
+        command = command.commands[word]
+    called: list[dict[str, object]] = []
+
+    def note(**given: object) -> None:
+        called.append(given)
+
+    monkeypatch.setattr(command, "callback", note)
+    for line in examples:
+        assert cli.run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert len(called) == len(examples) > 0
 
 
 async def test_shells_complete_commands_and_statuses(

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.objects import Service, TerminalError, VirtualObject, handler
-from perdure.runtime import invocation_commands
+from perdure.runtime import invocation_commands, watching
 
 # Fixtures' types; see conftest.py, which tests can't import from.
 Serve = Any
@@ -162,7 +162,7 @@ async def test_watching_goes_on_until_it_is_interrupted(typist: Typist, monkeypa
 
         asyncio.run_coroutine_threadsafe(kill(), loop).result(20)
 
-    monkeypatch.setattr(invocation_commands, "time", _Time(pause))
+    monkeypatch.setattr(watching, "time", _Time(pause))
 
     said = await typist.types("invocations", "list", "Door/watched", "--watch", "--every", "7", "--json")
 

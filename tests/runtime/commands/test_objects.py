@@ -181,7 +181,7 @@ async def test_a_version_that_has_passed_is_refused(typist: Typist) -> None:
 
     for command in (["set", "Sack/old", "held", "9"], ["clear", "Sack/old", "--yes"]):
         said = await typist.types("state", *command, "--version", old)
-        assert said.code == 1
+        assert said.code == 8
         assert "version" in said.complaint
 
     assert await state(typist, "old") == {"held": 2}
@@ -241,7 +241,7 @@ async def test_an_edit_that_somebody_overtakes_overwrites_nothing(
 
     said = await typist.types("state", "edit", "Sack/race")
 
-    assert said.code == 1
+    assert said.code == 8
     assert "version" in said.complaint
     Path(said.err.rpartition(" is in ")[2].strip()).unlink()
     assert await state(typist, "race") == {"held": 2}
@@ -297,5 +297,5 @@ async def test_a_key_that_is_held_by_a_handler_is_not_changed(typist: Typist) ->
     said = await typist.types("state", "set", "Sack/busy", "held", "1")
 
     assert view["holder"].startswith("inv_")
-    assert said.code == 1
+    assert said.code == 8
     assert view["holder"] in said.complaint

@@ -161,6 +161,7 @@ def one_of_each(invoked: Build) -> list[records.Record]:
         records.Paused(1, "i", BOOM),
         records.Resumed(1, "i"),
         records.Purged(1, ["i", "j"]),
+        records.Begun(1, "i"),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from msgspec import Meta
 
-from perdure.objects import Service, TerminalError, VirtualObject, handler, shared
+from perdure.objects import Limits, Rate, Service, TerminalError, VirtualObject, handler, shared
 
 # Fixtures' types; see conftest.py, which tests can't import from.
 Served = Any
@@ -204,6 +204,36 @@ async def test_a_full_mailbox_is_429_but_not_for_a_known_idempotency_key(serve_c
     }
     assert (await served.get("/Counter/a/get")).status == 200
     assert (await served.post("/Counter/b/add", 2)).status == 200
+
+
+class Seldom(VirtualObject, limits=Limits(rate_per_key=Rate(count=1, per=3_600))):
+    @handler
+    async def ask(self) -> str | None:
+        return self.ctx.invocation.headers.get("x-perdure-priority")
+
+
+async def test_a_request_that_is_too_many_is_429_but_not_for_a_known_idempotency_key(serve_classes: Serve) -> None:
+    served = await serve_classes(Seldom)
+    first = await served.post("/Seldom/a/ask", idempotency_key="k")
+    assert first.status == 200
+    before = served.engine._journal.next_lsn
+
+    for path in ("/Seldom/a/ask", "/Seldom/a/ask/send", "/restate/call/Seldom/a/ask"):
+        too_many = await served.post(path)
+        assert too_many.status == 429
+        assert 3_595 <= int(too_many.headers["retry-after"]) <= 3_600
+        assert "nothing was kept" in too_many.message
+    assert served.engine._journal.next_lsn == before
+    assert (await served.post("/Seldom/a/ask", idempotency_key="k")).status == 200
+    assert (await served.post("/Seldom/b/ask")).status == 200
+
+
+async def test_a_priority_is_a_header_and_nothing_else_than_three_words(serve_classes: Serve) -> None:
+    served = await serve_classes(Seldom)
+    assert (await served.post("/Seldom/a/ask", X_Perdure_Priority="high")).json == "high"
+    refused = await served.post("/Seldom/b/ask", x_perdure_priority="urgent")
+    assert refused.status == 400
+    assert refused.message == "x-perdure-priority: 'urgent': give high, normal or low"
 
 
 async def test_a_client_that_leaves_cancels_nothing(served: Served) -> None:

@@ -32,6 +32,13 @@ class Stove(VirtualObject):
     async def simmer(self) -> None:
         await self.ctx.awakeable(int)
 
+    @handler
+    async def watch_over(self, other: str) -> None:
+        try:
+            await self.ctx.ref(Stove, other).simmer()
+        except TerminalError:
+            self.heat += 1000
+
 
 class Table(VirtualObject):
     laid: bool = False
@@ -119,6 +126,23 @@ async def test_many_are_stopped_at_once(asker: Asker) -> None:
     assert describe(other).status == "suspended"
 
 
+async def test_a_caller_is_stopped_before_what_it_called(asker: Asker) -> None:
+    """Else its code would run on with the error; what waits behind it doesn't begin in between either."""
+    caller = (await asker.runtime.send(asker.runtime.ref(Stove, "above").watch_over, "below")).id
+    behind = (await asker.runtime.send(asker.runtime.ref(Stove, "above").warm, 1)).id
+    while not await ids(asker, key="below", status="suspended"):
+        pass
+
+    meant = {"service": "Stove", "status": "suspended,pending"}
+    _, told = await ask(asker, "PATCH", "/invocations/kill", **meant, dry_run="true")
+    matched = [row["id"] for row in told["matched"]]
+    await ask(asker, "PATCH", "/invocations/kill", **meant)
+
+    [below] = await ids(asker, key="below")
+    assert matched.index(behind) < matched.index(caller) < matched.index(below)
+    assert asker.runtime.engine.state.read("Stove", "above").state == {}
+
+
 async def test_what_one_is_refused_for_stops_no_other(asker: Asker) -> None:
     await (await asker.runtime.send(asker.runtime.ref(Stove, "mixed").warm, 1)).attach()
     [open_] = await simmering(asker, "mixed")
@@ -138,6 +162,7 @@ async def test_what_one_is_refused_for_stops_no_other(asker: Asker) -> None:
         ("GET", "/invocations", {"limit": "\u0661"}, "from 1 to 1000"),
         ("GET", "/invocations", {"created_after": "yesterday"}, "such as 2026"),
         ("GET", "/invocations", {"result": "maybe"}, "success or failure"),
+        ("GET", "/invocations", {"cursor": "2026'"}, "page before"),
         ("PATCH", "/invocations/kill", {}, "would be all of them"),
         ("PATCH", "/invocations/kill", {"limit": "5"}, "would be all of them"),
         ("PATCH", "/invocations/kill", {"key": "x", "dry_run": "perhaps"}, "dry_run"),
