@@ -172,10 +172,10 @@ class Admin(HttpServer):
         return await admin_services.answer(self._engine, request, rest, read)
 
     async def _openapi(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
-        if rest:
+        if rest not in ([], ["admin"]):
             raise Refused(404, f"there is {_FORMS}")
         require_method(request, "GET")
-        return admin_services.openapi(self._engine)
+        return admin_services.openapi(self._engine, admin=bool(rest))
 
     async def _schedules(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         return await admin_schedules.answer(self._engine, request, rest, read)

@@ -125,7 +125,7 @@ def _given(query: str, known: tuple[str, ...]) -> dict[str, str]:
     given = dict(pairs)
     if len(given) != len(pairs):
         raise Refused(400, "a filter is given more than once; several statuses are status=a,b; nothing was done")
-    if unknown := next((name for name in given if name not in known), None):
+    if (unknown := next((name for name in given if name not in known), None)) is not None:
         raise Refused(400, f"there is no filter {unknown[:80]!r}, there are {', '.join(known)}; nothing was done")
     return given
 
@@ -141,7 +141,7 @@ def _conditions(given: Mapping[str, str]) -> list[str]:
     found = [f"{column} = {_literal(given[name])}" for name, column in _EQUAL.items() if name in given]
     if "status" in given:
         statuses = given["status"].split(",")
-        if unknown := next((one for one in statuses if one not in STATUSES), None):
+        if (unknown := next((one for one in statuses if one not in STATUSES), None)) is not None:
             raise Refused(400, f"there is no status {unknown[:80]!r}, there are {', '.join(STATUSES)}")
         found.append(f"status IN ({', '.join(map(_literal, statuses))})")
     if "result" in given:

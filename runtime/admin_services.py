@@ -3,7 +3,8 @@
     GET    /services                          200 {"services": [ … ]}
     GET    /services/{service}                200 one of them: its handlers, with the schemas of what they take
     GET    /services/{service}/handlers       200 {"handlers": [ … ]};  …/handlers/{handler} for one of them
-    GET    /services/{service}/openapi        200 OpenAPI 3.1 of the ingress; /openapi for all services
+    GET    /services/{service}/openapi        200 OpenAPI 3.1 of the ingress; /openapi for all services,
+                                              /openapi/admin of this API itself
     GET    /services/{service}/state/{key}    200 StateView
     POST   /services/{service}/state          202 {"object_key", "new_state" | "state", "version"?}: all of it anew
     DELETE /services/{service}/state/{key}    202 cleared, Lists and Maps too; `?version=…`
@@ -22,6 +23,7 @@ from aiohttp import web
 
 from perdure.objects.definitions import HandlerDefinition, Kind, ServiceDefinition
 
+from .admin_openapi import openapi_of_admin
 from .admission import Refused
 from .engine import Engine
 from .http_paths import decode
@@ -29,7 +31,7 @@ from .http_replies import Reply
 from .http_server import first_line, method_not_allowed, require_method
 from .schemas import openapi_of, schema_of
 
-FORMS = "/services, /services/{service}, …/handlers, …/openapi, …/state/{key}, /openapi"
+FORMS = "/services, /services/{service}, …/handlers, …/openapi, …/state/{key}, /openapi, /openapi/admin"
 
 _KINDS = {Kind.OBJECT: "VirtualObject", Kind.SERVICE: "Service", Kind.WORKFLOW: "Workflow"}
 _QUERY_FIELDS_MAX = 4
@@ -67,9 +69,10 @@ async def answer(
             return _json(_described(service, rest))
 
 
-def openapi(engine: Engine) -> Reply:
-    """Of all that is served."""
-    return _json(openapi_of(engine.registry.services.values()))
+def openapi(engine: Engine, *, admin: bool) -> Reply:
+    """Of all that is served, or of the admin API itself."""
+    services = engine.registry.services.values()
+    return _json(openapi_of_admin(services) if admin else openapi_of(services))
 
 
 def _described(service: ServiceDefinition, rest: list[str]) -> object:

@@ -126,6 +126,8 @@ def _waits(found: Found) -> list[dict[str, Any]]:
 
 def _shown(found: Found, waits: Sequence[Mapping[str, Any]], at: str) -> Iterator[RenderableType]:
     fields = Table.grid(padding=(0, 2))
+    fields.add_column(no_wrap=True)  # an ID is there to be copied, however narrow the terminal
+    fields.add_column(overflow="fold")
     for name, value in _fields(found, waits, at):
         fields.add_row(text(name), text(value))
     yield fields

@@ -351,6 +351,11 @@ class Kernel:
         if invocation is None or invocation.ended:
             return
         invocation.attempts = invocation.deaths = 0
+        for command, step in (invocation.history.steps if invocation.history is not None else {}).items():
+            step.attempts = step.deaths = 0
+            if step.next_attempt_at is not None:
+                self.timers.clear(invocation.id, command)
+                step.next_attempt_at = None
         self._make_attempt(invocation)
 
     def _purged(self, record: Purged) -> None:

@@ -19,7 +19,7 @@ from .event_streams import MIME_TYPE
 
 Schema = dict[str, Any]  # Any: JSON
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ERRORS = {
     "400": "the request is not as it must be; nothing was recorded",
     "404": "unknown",
@@ -43,7 +43,7 @@ _ERROR = {
 def schema_of(type_: Any) -> Schema:
     """Whole, with what it refers to in `$defs`; empty for a type of which nothing can be said."""
     try:
-        return {"$schema": _DIALECT, **msgspec.json.schema(type_)}
+        return {"$schema": DIALECT, **msgspec.json.schema(type_)}
     except TypeError:
         return {}
 
@@ -60,7 +60,7 @@ def openapi_of(services: Iterable[ServiceDefinition]) -> Schema:
     names = ", ".join(service.name for service in shown)
     return {
         "openapi": "3.1.0",
-        "jsonSchemaDialect": _DIALECT,
+        "jsonSchemaDialect": DIALECT,
         "info": {"title": names or "no services", "version": metadata.version("perdure")},
         "paths": paths,
         "components": {"schemas": components},
@@ -69,7 +69,7 @@ def openapi_of(services: Iterable[ServiceDefinition]) -> Schema:
 
 def _paths_of(service: ServiceDefinition, handler: HandlerDefinition, components: Schema) -> Schema:
     path = f"/{service.name}/{{key}}/{handler.name}" if service.keyed else f"/{service.name}/{handler.name}"
-    parameters = [_KEY] if service.keyed else []
+    parameters = [KEY] if service.keyed else []
     if not (service.kind is Kind.WORKFLOW and handler.exclusive):
         parameters.append(_IDEMPOTENCY_KEY)
     body = _body_of(handler, components)
@@ -152,7 +152,7 @@ def _refusals() -> Mapping[str, Schema]:
 
 
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
-_KEY = {
+KEY = {
     "name": "key",
     "in": "path",
     "required": True,

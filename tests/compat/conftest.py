@@ -58,8 +58,8 @@ def _install(folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS_MAX, check=False)
     except subprocess.TimeoutExpired:
         pytest.skip("npm's registry did not answer in time: Restate's own tools can't be run")
-    if done.returncode != 0 and _NO_REGISTRY.search(done.stderr):
-        pytest.skip(f"npm's registry is out of reach: Restate's own tools can't be run ({done.stderr.splitlines()[0]})")
+    if done.returncode != 0 and (why := _NO_REGISTRY.search(done.stderr)) is not None:
+        pytest.skip(f"npm's registry is out of reach ({why[0]}): Restate's own tools can't be run")
     assert done.returncode == 0, done.stderr
 
 

@@ -20,20 +20,14 @@ async def test_it_calls(office: Office) -> None:
 
 
 async def test_it_sends_and_attaches(office: Office) -> None:
-    """At once, with a key, and later; a message that was sent before says so, and its result is attached to."""
+    """At once, with a key, soon, and in an hour; what was sent before says so, and results are attached to."""
     told = await office.client("sends")
 
     assert told["plain"]["status"] == told["keyed"]["status"] == told["letter"]["status"] == "Accepted"
     assert told["repeated"] == {**told["keyed"], "status": "PreviouslyAccepted"}
     assert (told["result"], told["late"]) == (11, 111)
     assert await office.call("/Counter/sent/get") == 111
-
-
-async def test_what_it_sends_for_later_waits(office: Office) -> None:
-    """For as long as it said."""
-    told = await office.client("sends")
     letter = told["letter"]["invocationId"]
-
     [row] = await office.sql(f"SELECT input, created_at, scheduled_start_at FROM sys_invocation WHERE id = '{letter}'")
     waits = datetime.fromisoformat(row["scheduled_start_at"]) - datetime.fromisoformat(row["created_at"])
     assert waits == timedelta(hours=1)

@@ -364,6 +364,24 @@ async def test_a_backoff_is_cut_short_by_resume(operator: Operator) -> None:
     assert (await operator.get(id)).value["next_retry_at"] == "2026-01-01T01:00:01Z"
 
 
+async def test_a_steps_backoff_is_cut_short_by_resume(operator: Operator) -> None:
+    """It is tried at once, its attempts are counted anew, and nothing is left of the time that it had."""
+    id = (await operator.runtime.send(operator.runtime.ref(Job, "a").ask)).id
+    await operator.until(lambda: operator.runtime.engine.operations.describe(id).retry_count == 1)
+    await operator.runtime.advance(HOUR)
+    await operator.until(lambda: operator.runtime.engine.operations.describe(id).retry_count == 2)
+    assert outside.calls == 2
+
+    await operator.patch(id, "resume")
+
+    await operator.until(lambda: outside.calls == 3)
+    await operator.until(lambda: operator.runtime.engine.operations.describe(id).retry_count == 1)
+    await operator.runtime.advance(HOUR - 1)
+    assert outside.calls == 3
+    await operator.runtime.advance(1)
+    await operator.until(lambda: outside.calls == 4)
+
+
 async def test_restart_as_new_makes_the_request_again(operator: Operator) -> None:
     """With the arguments it had; the old outcome stays."""
     runtime = operator.runtime

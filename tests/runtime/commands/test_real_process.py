@@ -6,14 +6,16 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 from typing import Any, Final
 
 import pytest
@@ -21,6 +23,7 @@ import pytest
 from perdure.runtime import cli
 
 COMMAND: Final = [sys.executable, "-m", "perdure.runtime"]
+ROOT: Final = Path(__file__).parents[3]
 SECONDS_MAX: Final = 60
 UNKNOWN_ID: Final = "inv_" + "0" * 35
 
@@ -62,7 +65,7 @@ TYPED: Final = {
     "invocations resume Till/{paused}": "^resumed inv_.* Till/{paused}/wait$",
     "invocations purge Till/{kept}": "^purged inv_.* Till/{kept}/put$",
     "invocations restart Till/{kept}": "^restarted inv_.* Till/{kept}/put as inv_",
-    "state keys Till --after {used}~": "",
+    "state keys Till --after {before}": "^Till/{used}$",
     "state get Till/{used}": '"held": 1$',
     "state set Till/{used} held 8": "^Till/{used}: held is set$",
     "state edit Till/{used}": "^Till/{used} is changed$",
@@ -72,14 +75,14 @@ TYPED: Final = {
     "schedules resume Guard/look": "^resumed Guard/look$",
     "schedules trigger Guard/look": "^triggered Guard/look inv_",
     "sql {select}": "^1 row$",
-    "check {classes} --data-dir {data}": "",
-    "replay {classes} {id} --data-dir {data}": "",
+    "check {classes} --data-dir {data}": " 0 would diverge",
+    "replay {classes} {id} --data-dir {data}": "^{id} .* 1 turn replayed as recorded",
     "journal verify {data}": "^whole: ",
     "journal dump {data}": "Invoked",
     "store verify {data}": "^whole: ",
     "store rebuild {copy}": "made anew",
-    "backup {data} {new}": "",
-    "restore {backup} {new}": "",
+    "backup {data} {new}": "^{new}: a store up to record ",
+    "restore {backup} {new}": "^{new}: a store up to record ",
     "new {new}": "README.md",
     "completion bash": "_PERDURE_COMPLETE=bash_complete",
 }
@@ -98,7 +101,7 @@ class Served:
     @property
     def environment(self) -> dict[str, str]:
         addresses = {"PERDURE_ADMIN": self.admin, "PERDURE_INGRESS": self.ingress}
-        return os.environ | addresses | {"EDITOR": "sed -i s/1/7/", "COLUMNS": "250"}
+        return os.environ | addresses | {"EDITOR": "sed -i s/1/7/"}
 
     def types(self, *words: str) -> str:
         """What is printed; the exit code is 0."""
@@ -132,17 +135,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One process for all tests of this file; it is told to end after them."""
     directory = tmp_path_factory.mktemp("served")
     classes, data = directory / "till.py", directory / "data"
-    with serving(classes, data) as where:
+    classes.write_text(CLASSES)
+    with serving(str(classes), data) as where:
         yield Served(classes, data, where["admin"], where["ingress"])
 
 
 @contextmanager
-def serving(classes: Path, data: Path) -> Generator[dict[str, Any]]:
+def serving(target: str, data: Path, **environment: str) -> Generator[dict[str, Any]]:
     """Where it serves.  SIGTERM ends it, with exit code 0."""
-    classes.write_text(CLASSES)
     ports = ["--ingress", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    arguments = ["serve", str(classes), "--data-dir", str(data), *ports, "--log-format", "json"]
-    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    arguments = ["serve", target, "--data-dir", str(data), *ports, "--log-format", "json"]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         said = (json.loads(line) for line in process.stderr)
         yield next(line for line in said if line["event"] == "serving")
@@ -189,6 +194,7 @@ def filled(served: Served, tmp_path: Path, request: pytest.FixtureRequest) -> Fi
         "waiting": waiting,
         "paused": paused,
         "used": used,
+        "before": lambda: used()[:-1],
         "kept": kept,
         "backup": backup,
         "copy": copy,
@@ -297,3 +303,61 @@ def test_a_terminal_is_left_as_it_was(served: Served, what: str) -> None:
     assert seen.count(b"\x1b[?1049h") == seen.count(b"\x1b[?1049l") == 1
     assert b"Traceback" not in seen
     assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+# --- the walk-through in the README -----------------------------------------------------------------------------------
+
+
+def test_a_stuck_order_is_found_as_the_readme_says(tmp_path: Path) -> None:
+    """Each command of it, in its order, prints the same words; ids, times and numbers are another matter."""
+    told = (ROOT / "README.md").read_text().partition("## An order is stuck")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("    ") for line in told.splitlines() if line.startswith("    ")]
+    commands = [part.partition("\n") for part in "\n".join(lines).removeprefix("$ ").split("\n$ ")]
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ids: list[str] = []
+    with ExitStack() as stack:
+        bank = f"http://127.0.0.1:{port}"
+        where = stack.enter_context(serving("examples/payments.py", tmp_path / "data", BANK_URL=bank))
+        served = Served(ROOT, tmp_path / "data", where["admin"], where["ingress"])
+        for command, _, shown in commands:
+            program, *words = shlex.split(command)
+            if program == "python":
+                started = [sys.executable, "-u", words[0], "--port", port, *words[3:-1]]
+                stack.enter_context(ended(subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True)))
+            elif program == "perdure":
+                typed = [ids[0] if word.startswith("inv_") else word for word in words]
+                said = in_the_end(served, typed, words_of(shown))
+                ids += re.findall("inv_[0-9a-f]{35}", said) if words[0] == "send" else []
+            else:
+                with urllib.request.urlopen(f"{bank}/charges", timeout=SECONDS_MAX) as response:
+                    assert json.load(response) == json.loads(shown)
+
+    assert len(commands) == 11
+
+
+def in_the_end(served: Served, typed: list[str], words: set[str]) -> str:
+    """What is printed, once it has these words: it fails more and more often."""
+    said = ""
+    for _ in range(15):
+        said = served.types(*typed)
+        if words_of(said) == words:
+            return said
+    raise AssertionError((typed, words ^ words_of(said)))
+
+
+def words_of(text: str) -> set[str]:
+    """Without ids, numbers and their units, and without what tables are drawn with."""
+    plain = re.sub("inv_[0-9a-f]{35}", "ID", re.sub("[\u2500-\u257f]", " ", text))
+    return {re.sub("[0-9]+", "0", word) for word in plain.split()} - {"s", "ms"}
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Generator[None]:
+    """Once it has said its first word; it is killed afterwards."""
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.kill()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from perdure.objects import Service, TerminalError, VirtualObject, Workflow, handler, shared
+from perdure.objects import Service, TerminalError, VirtualObject, Workflow, every, handler, shared
 
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 
@@ -49,6 +49,9 @@ class Clock(Service):
     @handler
     async def count(self, beats: list[Amount]) -> int | None:
         return max(beats, default=None)
+
+    @handler(schedules=[every(3600)])
+    async def tick(self) -> None: ...
 
     @handler
     async def echo(self, text: str = "") -> str:

@@ -157,6 +157,9 @@ async def test_what_one_is_refused_for_stops_no_other(asker: Asker) -> None:
     ("method", "path", "filters", "why"),
     [
         ("GET", "/invocations", {"status": "stuck"}, "no status 'stuck'"),
+        ("GET", "/invocations", {"status": ""}, "no status ''"),
+        ("GET", "/invocations", {"status": "paused,"}, "no status ''"),
+        ("GET", "/invocations", {"": "x"}, "no filter ''"),
         ("GET", "/invocations", {"colour": "red"}, "no filter 'colour'"),
         ("GET", "/invocations", {"limit": "0"}, "from 1 to 1000"),
         ("GET", "/invocations", {"limit": "\u0661"}, "from 1 to 1000"),
