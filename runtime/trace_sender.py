@@ -33,7 +33,7 @@ from .trace_spans import LENGTH, TracedSpan, readable, unpack_spans
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure.traces")
 
-_NICENESS: Final = 10
+_NICENESS: Final = 15
 _BATCHES_MAX: Final = 16  # further ones stay in the pipe, and then with the process that serves
 _DELAY_MS: Final = 5_000
 _EXPORTED_MAX: Final = 512

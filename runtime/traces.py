@@ -23,8 +23,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState, set_span_in_context
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 from . import trace_context
 from .invocations import Invocation
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 _NO_STATE: Final = TraceState()
+_TOLD_AT_ONCE: Final = frozenset((Send, CancelStep))
 
 
 class Tracer:
@@ -58,7 +59,7 @@ class Tracer:
 
     def __init__(self, take: Callable[[TracedSpan], None], sampler: Sampler) -> None:
         self._take = take
-        self._sampler = sampler
+        self._sampler = None if sampler is DEFAULT_ON else sampler  # which every request would have to ask
         self._waiting: deque[tuple[int, TracedSpan]] = deque()
         self._synced_lsn = 0
         self._last_turn: Turn | None = None
@@ -76,16 +77,18 @@ class Tracer:
 
     def _begin(self, id: str, name: str, came_from: Trace | None, *, sent: bool) -> Trace:
         """Whether it is sampled is decided here, recorded, and holds for all that comes of it."""
-        trace_id = trace_context.trace_id_of(id) if came_from is None else came_from.trace_id
+        if came_from is None:
+            came_from = Trace(trace_context.trace_id_of(id), b"", True)
+        sampled = came_from.sampled if self._sampler is None else self._is_sampled(self._sampler, came_from, name)
+        return Trace(came_from.trace_id, came_from.parent, sampled, sent, came_from.state)
+
+    def _is_sampled(self, sampler: Sampler, came_from: Trace, name: str) -> bool:
         context = otel_context.Context()
-        if came_from is not None:
+        if came_from.parent:
             parent = _span_context(came_from, came_from.parent, remote=True)
             context = set_span_in_context(NonRecordingSpan(parent), context)
-        kind = SpanKind.CONSUMER if sent else SpanKind.SERVER
-        result = self._sampler.should_sample(context, int.from_bytes(trace_id), name, kind)
-        state = "" if came_from is None else came_from.state
-        parent_id = b"" if came_from is None else came_from.parent
-        return Trace(trace_id, parent_id, result.decision is Decision.RECORD_AND_SAMPLE, sent, state)
+        result = sampler.should_sample(context, int.from_bytes(came_from.trace_id), name)
+        return result.decision is Decision.RECORD_AND_SAMPLE
 
     def step(self, trace: Trace, id: tuple[str, int]) -> TracedStep:
         """The span of a step, as its code is to see it."""
@@ -130,19 +133,21 @@ class Tracer:
     def _turn(self, record: Turn, kernel: Kernel, lsn: int) -> None:
         if record.outcome is not None:
             self._last_turn = record
-        if not record.commands and record.outcome is None:
+        ends = record.outcome is not None
+        if not (ends or any(type(command) in _TOLD_AT_ONCE for command in record.commands)):
             return
         invocation = _sampled(kernel, record.id)
         if invocation is None:
             return
-        stopped = [command.step for command in record.commands if isinstance(command, CancelStep)]
-        if record.outcome is not None and invocation.history is not None:
-            stopped = [*invocation.history.steps]
-        for step in stopped:
-            self._step_ended(invocation, step, CANCELLED, record.at, lsn)
         for command in record.commands:
-            if isinstance(command, Send) and command.verdict is None:
-                self._sent(invocation, command, record.at, lsn)
+            if isinstance(command, Send):
+                if command.verdict is None:
+                    self._sent(invocation, command, record.at, lsn)
+            elif isinstance(command, CancelStep) and not ends:
+                self._step_ended(invocation, command.step, CANCELLED, record.at, lsn)
+        if ends and invocation.history is not None:
+            for step in invocation.history.steps:
+                self._step_ended(invocation, step, CANCELLED, record.at, lsn)
 
     def _sent(self, invocation: Invocation, command: Send, at: int, lsn: int) -> None:
         attributes: Attributes = {
