@@ -107,7 +107,7 @@ def serve(options: Options) -> int:
     began = time.monotonic()
     logs.configure(format=options.log_format, level=options.log_level, extra=[with_ids])
     registry = load_targets(options.targets)
-    traces = _open_traces() if options.traces else None
+    traces = _open_traces(options) if options.traces else None
     with reserve(*options.ingress) as reserved, reserve(*options.admin, option="--admin") as admin:
         _refuse_open_admin(admin, options)
         journal = open_journal(options.data_dir)
@@ -125,7 +125,7 @@ def serve(options: Options) -> int:
     return 0
 
 
-def _open_traces() -> Traces | None:
+def _open_traces(options: Options) -> Traces | None:
     """What few processes want is imported here, and is not installed with the rest.  Raises StartRefused."""
     try:
         from .trace_export import open_traces  # noqa: PLC0415
@@ -134,7 +134,7 @@ def _open_traces() -> Traces | None:
             f"--traces needs OpenTelemetry, which is not installed here ({error}): pip install 'perdure[traces]', or "
             "start without --traces; nothing was touched"
         ) from error
-    return open_traces()
+    return open_traces((options.log_format, options.log_level))
 
 
 def _refuse_open_admin(reserved: socket.socket, options: Options) -> None:

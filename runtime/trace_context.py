@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 
 from .records import Trace
@@ -44,6 +45,7 @@ def trace_id_of(id: str) -> bytes:
     return blake2b(id.encode(), digest_size=16, person=b"trace").digest()
 
 
+@lru_cache(maxsize=4_096)  # some 1 MiB; each is asked for two or three times, soon after one another
 def span_id_of(id: str, number: int) -> bytes:
     """`number`: 0 for the invocation, or the command."""
     return blake2b(b"%b/%d" % (id.encode(), number), digest_size=8, person=b"span").digest()

@@ -12,59 +12,55 @@ a crash, or months ago, is whole.
     a failure       of an attempt that is made again, or after which the invocation is paused: the moment of it
 
 No key and no argument gets here; what an error says does, as in the log.
-The only file that imports OpenTelemetry, and only imported where somebody wants traces (`perdure[traces]`).
+It imports OpenTelemetry, and is only imported where somebody wants traces (`perdure[traces]`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-    set_span_in_context,
-)
-
-from perdure.objects.errors import Failure
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 from . import trace_context
 from .invocations import Invocation
 from .kernel import CANCELLED, KILLED, Kernel
-from .records import Attempted, CancelStep, Command, Failed, Notified, Outcome, Paused, Record, Run, Send, Trace, Turn
+from .records import (
+    Attempted,
+    CancelStep,
+    Command,
+    Failed,
+    Notified,
+    Outcome,
+    Paused,
+    Record,
+    Run,
+    Send,
+    Trace,
+    Turn,
+)
+from .trace_spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, SERVER, Attributes, TracedSpan
 
 if TYPE_CHECKING:
     from .admission import Request
 
-_SCOPE: Final = InstrumentationScope("perdure")
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 _NO_STATE: Final = TraceState()
-_NOTHING: Final = Status()
-
-Attributes = dict[str, str | int]
+_TOLD_AT_ONCE: Final = frozenset((Send, CancelStep))
 
 
 class Tracer:
-    """Makes the spans of one engine.  `processor` gets each when it has ended, and must not block."""
+    """Makes the spans of one engine.  `take` gets each when it has ended and is synced, and must not block."""
 
-    def __init__(self, processor: SpanProcessor, resource: Resource, sampler: Sampler) -> None:
-        self._processor = processor
-        self._resource = resource
-        self._sampler = sampler
-        self._waiting: deque[tuple[int, ReadableSpan]] = deque()
+    def __init__(self, take: Callable[[TracedSpan], None], sampler: Sampler) -> None:
+        self._take = take
+        self._sampler = None if sampler is DEFAULT_ON else sampler  # which every request would have to ask
+        self._waiting: deque[tuple[int, TracedSpan]] = deque()
         self._synced_lsn = 0
         self._last_turn: Turn | None = None
 
@@ -81,16 +77,18 @@ class Tracer:
 
     def _begin(self, id: str, name: str, came_from: Trace | None, *, sent: bool) -> Trace:
         """Whether it is sampled is decided here, recorded, and holds for all that comes of it."""
-        trace_id = trace_context.trace_id_of(id) if came_from is None else came_from.trace_id
+        if came_from is None:
+            came_from = Trace(trace_context.trace_id_of(id), b"", True)
+        sampled = came_from.sampled if self._sampler is None else self._is_sampled(self._sampler, came_from, name)
+        return Trace(came_from.trace_id, came_from.parent, sampled, sent, came_from.state)
+
+    def _is_sampled(self, sampler: Sampler, came_from: Trace, name: str) -> bool:
         context = otel_context.Context()
-        if came_from is not None:
+        if came_from.parent:
             parent = _span_context(came_from, came_from.parent, remote=True)
             context = set_span_in_context(NonRecordingSpan(parent), context)
-        kind = SpanKind.CONSUMER if sent else SpanKind.SERVER
-        result = self._sampler.should_sample(context, int.from_bytes(trace_id), name, kind)
-        state = "" if came_from is None else came_from.state
-        parent_id = b"" if came_from is None else came_from.parent
-        return Trace(trace_id, parent_id, result.decision is Decision.RECORD_AND_SAMPLE, sent, state)
+        result = sampler.should_sample(context, int.from_bytes(came_from.trace_id), name)
+        return result.decision is Decision.RECORD_AND_SAMPLE
 
     def step(self, trace: Trace, id: tuple[str, int]) -> TracedStep:
         """The span of a step, as its code is to see it."""
@@ -128,26 +126,28 @@ class Tracer:
         self._synced_lsn = lsn
         waiting = self._waiting
         while waiting and waiting[0][0] <= lsn:
-            self._processor.on_end(waiting.popleft()[1])
+            self._take(waiting.popleft()[1])
 
     # --- the spans ------------------------------------------------------------------------------------------------
 
     def _turn(self, record: Turn, kernel: Kernel, lsn: int) -> None:
         if record.outcome is not None:
             self._last_turn = record
-        if not record.commands and record.outcome is None:
+        ends = record.outcome is not None
+        if not (ends or any(type(command) in _TOLD_AT_ONCE for command in record.commands)):
             return
         invocation = _sampled(kernel, record.id)
         if invocation is None:
             return
-        stopped = [command.step for command in record.commands if isinstance(command, CancelStep)]
-        if record.outcome is not None and invocation.history is not None:
-            stopped = [*invocation.history.steps]
-        for step in stopped:
-            self._step_ended(invocation, step, CANCELLED, record.at, lsn)
         for command in record.commands:
-            if isinstance(command, Send) and command.verdict is None:
-                self._sent(invocation, command, record.at, lsn)
+            if isinstance(command, Send):
+                if command.verdict is None:
+                    self._sent(invocation, command, record.at, lsn)
+            elif isinstance(command, CancelStep) and not ends:
+                self._step_ended(invocation, command.step, CANCELLED, record.at, lsn)
+        if ends and invocation.history is not None:
+            for step in invocation.history.steps:
+                self._step_ended(invocation, step, CANCELLED, record.at, lsn)
 
     def _sent(self, invocation: Invocation, command: Send, at: int, lsn: int) -> None:
         attributes: Attributes = {
@@ -160,7 +160,7 @@ class Tracer:
             attributes["perdure.delay_ms"] = (command.due - at) // 1_000
         name = f"send {command.service}/{command.handler}"
         span_id = trace_context.span_id_of(invocation.id, command.index)
-        self._give(invocation, span_id, _own_span(invocation), name, SpanKind.PRODUCER, at, at, attributes, None, lsn)
+        self._give(invocation, span_id, _own_span(invocation), name, PRODUCER, at, at, attributes, None, lsn)
 
     def _step_ended(self, invocation: Invocation, index: int, outcome: Outcome | None, at: int, lsn: int) -> None:
         asked = _asked(invocation, index)
@@ -171,7 +171,7 @@ class Tracer:
         attributes = _attributes_of(invocation, outcome)
         attributes["perdure.step"] = run.name
         attributes["perdure.attempt"] = 1 if state is None else state.attempts + 1
-        span_id, kind = trace_context.span_id_of(invocation.id, index), SpanKind.INTERNAL
+        span_id, kind = trace_context.span_id_of(invocation.id, index), INTERNAL
         self._give(invocation, span_id, _own_span(invocation), run.name, kind, began, at, attributes, outcome, lsn)
 
     def _stumbled(self, invocation: Invocation, record: Attempted | Paused, lsn: int) -> None:
@@ -190,7 +190,7 @@ class Tracer:
         attributes["perdure.then"] = "pause" if paused else "retry"
         span_id, name = trace_context.attempt_id_of(invocation.id, lsn), f"{name} failed"
         at, failed = record.at, Failed(record.failure)
-        self._give(invocation, span_id, parent, name, SpanKind.INTERNAL, at, at, attributes, failed, lsn)
+        self._give(invocation, span_id, parent, name, INTERNAL, at, at, attributes, failed, lsn)
 
     def _invocation_ended(
         self, invocation: Invocation, trace: Trace, outcome: Outcome, at: int, attempt: int | None, lsn: int
@@ -209,16 +209,15 @@ class Tracer:
             if invocation.parent is not None:
                 call = {**attributes, "perdure.invocation.id": invocation.parent, "perdure.callee.id": invocation.id}
                 by = trace_context.span_id_of(invocation.parent, 0)
-                kind = SpanKind.CLIENT
+                kind = CLIENT
                 self._give(invocation, trace.parent, by, f"call {name}", kind, began, at, call, outcome, lsn)
         if attempt is not None:
             attributes["perdure.attempt"] = attempt
-        events: list[Event] = []
-        if invocation.begun_at is not None and invocation.begun_at > began:
-            events.append(Event("started", None, invocation.begun_at * 1_000))  # until then it waited for its key
-        kind = SpanKind.CONSUMER if trace.sent else SpanKind.SERVER
+        begun = invocation.begun_at
+        got_key_at = begun if begun is not None and begun > began else None
+        kind = CONSUMER if trace.sent else SERVER
         self._give(
-            invocation, _own_span(invocation), trace.parent, name, kind, began, at, attributes, outcome, lsn, events
+            invocation, _own_span(invocation), trace.parent, name, kind, began, at, attributes, outcome, lsn, got_key_at
         )
 
     def _give(
@@ -227,39 +226,36 @@ class Tracer:
         span_id: bytes,
         parent_id: bytes,
         name: str,
-        kind: SpanKind,
+        kind: int,
         began: int,
         ended: int,
         attributes: Attributes,
         outcome: Outcome | None,
         lsn: int,
-        events: Sequence[Event] = (),
+        got_key_at: int | None = None,
     ) -> None:
-        """Times in microseconds, as everywhere else; OpenTelemetry counts nanoseconds."""
         trace = invocation.trace
         assert trace is not None
-        ended = max(began, ended)  # the clock may have been set back
-        status = _NOTHING
+        error = None
         if type(outcome) is Failed and outcome is not CANCELLED:
-            failure = outcome.failure
-            status = Status(StatusCode.ERROR, f"{failure.type}: {failure.message}")
-            events = [*events, _exception(failure, ended)]
+            error = (outcome.failure.type, outcome.failure.message)
         remote = invocation.parent is None and parent_id == trace.parent
-        span = ReadableSpan(
+        span = TracedSpan(
             name,
-            _span_context(trace, span_id),
-            _span_context(trace, parent_id, remote=remote) if parent_id else None,
-            self._resource,
+            kind,
+            trace.trace_id,
+            span_id,
+            parent_id,
+            remote,
+            began,
+            ended,
             attributes,
-            events,
-            kind=kind,
-            status=status,
-            start_time=began * 1_000,
-            end_time=ended * 1_000,
-            instrumentation_scope=_SCOPE,
+            error,
+            got_key_at,
+            trace.state,
         )
         if lsn <= self._synced_lsn:
-            self._processor.on_end(span)
+            self._take(span)
         else:
             self._waiting.append((lsn, span))
 
@@ -281,11 +277,6 @@ class TracedStep:
         """Makes it the current span of the context this is called in."""
         span = NonRecordingSpan(_span_context(self._trace, self._span_id))
         return otel_context.attach(set_span_in_context(span))
-
-
-def tracer_of(provider: TracerProvider, processor: SpanProcessor) -> Tracer:
-    """One that gives its spans to `processor`, of the same resource and sampled in the same way as others are."""
-    return Tracer(processor, provider.resource, provider.sampler)
 
 
 def _span_context(trace: Trace, span_id: bytes, *, remote: bool = False) -> SpanContext:
@@ -346,7 +337,3 @@ def _word_for(outcome: Outcome) -> str:
     if not isinstance(outcome, Failed):
         return "succeeded"
     return "cancelled" if outcome is CANCELLED else "killed" if outcome is KILLED else "failed"
-
-
-def _exception(failure: Failure, at: int) -> Event:
-    return Event("exception", {"exception.type": failure.type, "exception.message": failure.message}, at * 1_000)

@@ -54,6 +54,7 @@ STEPS_P50_MS_MAX = 3.0
 STEPS_PER_SECOND_MIN = 2_000
 CALLS_PER_SECOND_MIN = 15_000
 FIRST_ITEM_MS_MAX = 5.0
+TRACED_RATIO_MIN = 0.85
 STREAMS = 500
 
 console = Console(highlight=False)
@@ -129,9 +130,15 @@ class Figures(msgspec.Struct, kw_only=True):
 
 
 @contextmanager
-def serving(*arguments: str) -> Generator[str, None, None]:
-    """A Python process that prints its URL, as a line or in one; yields the URL."""
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def serving(*arguments: str, **variables: str) -> Generator[str, None, None]:
+    """A Python process that prints its URL, as a line or in one; yields the URL.  `variables`: of its environment."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **variables},
+    )
     assert process.stdout is not None
     try:
         yield _url(process.stdout)
@@ -317,6 +324,36 @@ def measure(effort: Effort, directory: Path) -> Figures:
     return figures
 
 
+class Traced(msgspec.Struct):
+    """The same requests to a process without spans and to one with them, in turn, a pair for each round."""
+
+    path: str
+    connections: int
+    rounds: list[tuple[Load, Load]]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(traced.per_second / plain.per_second for plain, traced in self.rounds)
+
+
+def measure_traces(effort: Effort, directory: Path) -> list[Traced]:
+    """The echo server is the collector: it takes whatever comes, in a process of its own."""
+    measured = [Traced(path, n, []) for path in ("/Counter/%d/add", "/Steps/%d/ten") for n in (1, 64)]
+    with ExitStack() as stack:
+        collector = stack.enter_context(serving(*echo_server()))
+        plain = stack.enter_context(serving(*perdure(directory / "plain")))
+        to = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector}/echo"}
+        traced = stack.enter_context(serving(*perdure(directory / "traced"), "--traces", **to))
+        for one in measured:
+            for url in (plain, traced):
+                drive(url, one.path, one.connections, 1)
+            for n in range(max(3, effort.rounds)):
+                with console.status(f"{one.path}, {one.connections} connections, round {n + 1}"):
+                    pair = [drive(url, one.path, one.connections, effort.seconds) for url in (plain, traced)]
+                one.rounds.append((pair[0], pair[1]))
+    return measured
+
+
 # --- telling ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +367,18 @@ def load_table(figures: Figures) -> Table:
         ratio = f"{figures.ratio(connections):.2f}"
         syncs_per_second = f"{statistics.median(figures.syncs_per_second[connections]):,.0f}"
         table.add_row("", "counter", *_load_cells(counter), ratio, syncs_per_second, _failed(counter), end_section=True)
+    return table
+
+
+def traces_table(measured: list[Traced]) -> Table:
+    table = Table(title=f"with --traces, of without; the aim is {TRACED_RATIO_MIN}", title_justify="left")
+    for name in ("", "conns", "req/s without", "req/s with", "p50 ms without", "p50 ms with", "ratio"):
+        table.add_column(name, justify="right" if name else "left")
+    for one in measured:
+        (plain, plain_p50, _), (traced, traced_p50, _) = (
+            _load_cells([*side]) for side in zip(*one.rounds, strict=True)
+        )
+        table.add_row(one.path, str(one.connections), plain, traced, plain_p50, traced_p50, f"{one.ratio:.2f}")
     return table
 
 
@@ -408,14 +457,19 @@ def aim_table(figures: Figures) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description="How fast, beside a bare aiohttp echo.")
     parser.add_argument("--quick", action="store_true", help="shorter rounds, rougher figures")
+    parser.add_argument("--traces", action="store_true", help="what OpenTelemetry spans cost, and nothing else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--directory", type=Path, default=ROOT, metavar="DIR", help="on the disk to measure")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.exit(1, "bench: wrk is missing; on Debian and Ubuntu: apt-get install wrk (https://github.com/wg/wrk)\n")
 
+    effort = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="perdure-bench-", dir=options.directory) as directory:
-        figures = measure(QUICK if options.quick else FULL, Path(directory))
+        if options.traces:
+            console.print(traces_table(measure_traces(effort, Path(directory))))
+            return 0
+        figures = measure(effort, Path(directory))
     console.print(
         f"{figures.machine}; {SYNC_BYTES} B and an fdatasync take {statistics.median(figures.sync_ms):.2f} ms"
     )

@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from perdure.journal import Journal
 from perdure.runtime import Runtime
+from perdure.runtime.trace_spans import TracedSpan, readable
 from perdure.runtime.traces import Tracer
 from tests.runtime.durable.conftest import World as DurableWorld
 
 
 class Told:
-    """A span that left.  Ids in hexadecimal digits, times in nanoseconds."""
+    """A span that left, as an exporter gets it.  Ids in hexadecimal digits, times in nanoseconds."""
 
-    def __init__(self, span: ReadableSpan) -> None:
+    def __init__(self, traced: TracedSpan) -> None:
+        span = readable(traced, Resource({}))
         context, parent = span.get_span_context(), span.parent
         assert context is not None
         self.name = span.name
@@ -38,16 +39,14 @@ class Told:
         self.json = span.to_json()
 
 
-class Spans(SpanProcessor):
+class Spans:
     """All that ever left, in the order in which it did, over all starts."""
 
     def __init__(self) -> None:
         self.all: list[Told] = []
 
-    def on_end(self, span: ReadableSpan) -> None:
-        context = span.get_span_context()
-        if context is not None and context.trace_flags.sampled:
-            self.all.append(Told(span))
+    def take(self, span: TracedSpan) -> None:
+        self.all.append(Told(span))
 
     @property
     def names(self) -> list[str]:
@@ -82,7 +81,7 @@ class World(DurableWorld):
         self.traced = True
 
     def make_runtime(self, journal: Journal) -> Runtime:
-        tracer = Tracer(self.spans, Resource({"service.name": "test"}), self.sampler) if self.traced else None
+        tracer = Tracer(self.spans.take, self.sampler) if self.traced else None
         return Runtime(
             self.classes,
             data_dir=None,

@@ -20,6 +20,7 @@ from opentelemetry.trace import StatusCode
 
 from perdure.objects import VirtualObject, handler
 from perdure.runtime import Client
+from perdure.runtime.trace_spans import INTERNAL, LENGTH, TracedSpan, pack_spans
 
 from .collector import WAIT_SECONDS, Collector, collecting
 
@@ -227,6 +228,24 @@ def test_a_kill_in_the_middle_of_a_handler_leaves_one_trace_with_each_span_once(
     assert [{name: event[name] for name in ids} for event in (in_handler, in_step, by_logging)] == [ids] * 3
     assert "in the handler" not in [event["event"] for event in served.events]
     assert (tmp_path / "charged").read_text() == "x"
+
+
+def test_what_has_left_a_process_that_is_killed_is_sent(collector: Collector) -> None:
+    """Whole batches, at once; not what the kill cut off in the middle."""
+    spans = [TracedSpan(f"span {n}", INTERNAL, b"t" * 16, bytes([n]) * 8, b"", False, n, n, {}) for n in range(1, 4)]
+    data = pack_spans(spans)
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    environment = {**without_variables(), **variables}
+    sender = subprocess.Popen(
+        [sys.executable, "-m", "perdure.runtime.trace_sender", "json", "info"], stdin=subprocess.PIPE, env=environment
+    )
+    assert sender.stdin is not None
+
+    sender.stdin.write(LENGTH.pack(len(data)) + data + LENGTH.pack(len(data)) + data[:-1])
+    sender.stdin.close()
+
+    assert sender.wait(WAIT_SECONDS) == 0
+    assert collector.names == ["span 1", "span 2", "span 3"]
 
 
 async def test_a_client_passes_its_span_on(serve: Serve, collector: Collector) -> None:
