@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from perdure.journal import Journal
 from perdure.runtime import Runtime
+from perdure.runtime.trace_context import span_id_of
 from perdure.runtime.trace_spans import TracedSpan, readable
 from perdure.runtime.traces import Tracer
 from tests.runtime.durable.conftest import World as DurableWorld
@@ -81,6 +82,7 @@ class World(DurableWorld):
         self.traced = True
 
     def make_runtime(self, journal: Journal) -> Runtime:
+        span_id_of.cache_clear()  # it is to be as another process
         tracer = Tracer(self.spans.take, self.sampler) if self.traced else None
         return Runtime(
             self.classes,
