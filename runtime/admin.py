@@ -144,7 +144,7 @@ class Admin(HttpServer):
         if len(rest) == 1 and rest[0] in _ACTIONS:
             require_method(request, "PATCH")
             await read()
-            act = partial(self._do, rest[0])
+            act = partial(self._act, rest[0])
             return Reply(
                 200, msgspec.json.encode(await admin_lists.act_on_many(self._queries, _query_of(request), act))
             )
@@ -161,9 +161,6 @@ class Admin(HttpServer):
         if action not in _ACTIONS:
             raise Refused(404, f"there is {_FORMS}")
         return await self._act(action, _id(id))
-
-    async def _do(self, action: str, id: str) -> None:
-        await self._act(action, id)
 
     async def _services(self, rest: list[str], request: web.BaseRequest, read: Read) -> Reply:
         if len(rest) == 2 and rest[1] == "keys" and (service := decode(rest[0])) in self._engine.registry.services:

@@ -43,8 +43,8 @@ _FILTERS: Final = (*_EQUAL, "status", "result", "created_after", "created_before
 _FIELDS_MAX: Final = 20
 _CURSOR: Final = re.compile(r"([0-9T:.Z+-]{1,40})~(inv_[0-9a-f]{35})")
 
-Act = Callable[[str], Awaitable[None]]
-"""Does it to the invocation of that id.  Raises Refused."""
+Act = Callable[[str], Awaitable[object]]
+"""Does it to the invocation of that id; what it answers is not looked at.  Raises Refused."""
 
 
 async def invocations(queries: Queries, query: str) -> dict[str, object]:
