@@ -74,15 +74,17 @@ class Run:
         return {value: answer.value for value, answer in self.answers.items() if answer and answer.status == 200}
 
     @property
-    def statuses(self) -> list[int | None]:
-        return [None if answer is None else answer.status for answer in self.answers.values()]
+    def stages_with_an_unknown_outcome(self) -> list[int]:
+        fates = [[_fate(self.answers[value]) for value in stage] for stage in self.stages]
+        return [number for number, stage in enumerate(fates) if "outcome unknown" in stage]
 
 
 async def test_each_failed_sync_stops_the_process_and_loses_nothing(
     perdure: Callable[..., Perdure], tmp_path: Path
 ) -> None:
     """For each n, until no n-th sync is left: no acknowledgement of that batch, 503, exit code 14, and all is there."""
-    unknown_outcomes = when = 0
+    when = 0
+    hit: dict[int, list[int]] = {}
     while True:
         when += 1
         server = perdure("tests/crash/storm_objects.py")
@@ -100,12 +102,13 @@ async def test_each_failed_sync_stops_the_process_and_loses_nothing(
             break
         assert code == SYNC_FAILED, f"sync {when}: {server.events}"
         assert_nothing_follows_a_failure(run)
-        unknown_outcomes += run.statuses.count(503)
+        hit[when] = run.stages_with_an_unknown_outcome
         await assert_the_next_start_is_correct(server, run)
 
-    print(f"{when - 1} syncs failed, {unknown_outcomes} requests with an unknown outcome")
-    assert when > 5
-    assert unknown_outcomes > when // 2
+    print(f"{when - 1} syncs failed; stages with an unknown outcome, by sync: {hit}")
+    assert when > len(run.stages), "each stage has a sync of its own at least"
+    # How many syncs were seals, for which nobody waits, depends on how slow the machine is; the first never is.
+    assert hit[1] == [0]
 
 
 def assert_nothing_follows_a_failure(run: Run) -> None:
