@@ -59,7 +59,14 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
 
 
 def _settle(connection: sqlite3.Connection, *, writes: bool) -> None:
-    settings = {"cache_size": -CACHE_KIB, "mmap_size": 0, "trusted_schema": 0, "cell_size_check": 1}
+    settings = {
+        "cache_size": -CACHE_KIB,
+        "mmap_size": 0,
+        "trusted_schema": 0,
+        "cell_size_check": 1,
+        # A statement that changes many rows keeps their pages as they were, in a file of its own under /tmp if not here.
+        "temp_store": 2,
+    }
     if writes:
         settings |= {
             "synchronous": 2,  # FULL: a commit is on the disk when it returns
