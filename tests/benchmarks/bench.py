@@ -18,12 +18,14 @@ import asyncio
 import os
 import platform
 import random
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,12 +38,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from perdure.journal import verify
-
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TARGETS = ("examples/counter.py", "examples/bank.py", "tests/benchmarks/workload.py")
 
+SYNCS = "perdure_journal_sync_duration_seconds_count"
 KEYS = 1_000
 CONNECTIONS = (1, 64, 256)
 SYNC_BYTES = 512
@@ -130,8 +131,8 @@ class Figures(msgspec.Struct, kw_only=True):
 
 
 @contextmanager
-def serving(*arguments: str, **variables: str) -> Generator[str, None, None]:
-    """A Python process that prints its URL, as a line or in one; yields the URL.  `variables`: of its environment."""
+def serving(*arguments: str, **variables: str) -> Generator[list[str], None, None]:
+    """A Python process that prints its URLs, all in one line; yields them.  `variables`: of its environment."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -141,17 +142,17 @@ def serving(*arguments: str, **variables: str) -> Generator[str, None, None]:
     )
     assert process.stdout is not None
     try:
-        yield _url(process.stdout)
+        yield _urls(process.stdout)
     finally:
         process.terminate()
         process.wait()
 
 
-def _url(output: IO[bytes]) -> str:
+def _urls(output: IO[bytes]) -> list[str]:
     for line in output:
-        if b"http://" in line:
+        if urls := re.findall(r'http://[^\s"]+', line.decode()):
             Thread(target=_pass_on, args=[output], daemon=True).start()
-            return "http://" + line.decode().partition("http://")[2].partition('"')[0].strip()
+            return urls
         sys.stderr.buffer.write(line)
     raise SystemExit("bench: a server ended instead of serving")
 
@@ -203,24 +204,26 @@ def drive(url: str, path: str, connections: int, seconds: int) -> Load:
     return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Load)
 
 
-def syncs(data_dir: Path) -> int:
-    """So far: the journal syncs once for each frame that it writes."""
-    return asyncio.run(verify(data_dir)).frames
+def syncs(admin: str) -> int:
+    """So far, as its metrics say: the journal itself is trimmed meanwhile."""
+    with urllib.request.urlopen(f"{admin}/metrics") as response:
+        metrics = response.read().decode()
+    return int(float(metrics.partition(f"\n{SYNCS} ")[2].partition("\n")[0]))
 
 
-def measure_http(counter: str, echo: str, data_dir: Path, effort: Effort, figures: Figures) -> None:
+def measure_http(counter: str, admin: str, echo: str, directory: Path, effort: Effort, figures: Figures) -> None:
     """In turn, and the bare sync beside them: disks and neighbours have their moods."""
     for connections in CONNECTIONS:
         drive(counter, "/Counter/%d/add", connections, 1)  # each key is there, and both are warm
         drive(echo, "/echo", connections, 1)
         for n in range(effort.rounds):
             with console.status(f"{connections} connections, round {n + 1} of {effort.rounds}"):
-                figures.sync_ms.append(bare_sync_ms(data_dir.parent, effort.syncs))
+                figures.sync_ms.append(bare_sync_ms(directory, effort.syncs))
                 figures.echo[connections].append(drive(echo, "/echo", connections, effort.seconds))
-                before = syncs(data_dir)
+                before = syncs(admin)
                 load = drive(counter, "/Counter/%d/add", connections, effort.seconds)
                 figures.counter[connections].append(load)
-                figures.syncs_per_second[connections].append((syncs(data_dir) - before) / load.seconds)
+                figures.syncs_per_second[connections].append((syncs(admin) - before) / load.seconds)
 
 
 def measure_steps(url: str, effort: Effort, figures: Figures) -> None:
@@ -298,7 +301,6 @@ def _differ(found: int, expected: int) -> int:
 
 
 def measure(effort: Effort, directory: Path) -> Figures:
-    data_dir = directory / "data"
     figures = Figures(
         machine=f"Python {platform.python_version()}, {os.cpu_count()} cores",
         sync_ms=[],
@@ -311,9 +313,9 @@ def measure(effort: Effort, directory: Path) -> Figures:
         transfers=Transfers(0, 1, 0, 0),
     )
     with ExitStack() as stack:
-        echo = stack.enter_context(serving(*echo_server()))
-        counter = stack.enter_context(serving(*perdure(data_dir)))
-        measure_http(counter, echo, data_dir, effort, figures)
+        [echo] = stack.enter_context(serving(*echo_server()))
+        counter, admin = stack.enter_context(serving(*perdure(directory / "data")))
+        measure_http(counter, admin, echo, directory, effort, figures)
         measure_steps(counter, effort, figures)
         with console.status(f"{STREAMS} streams"):
             figures.first_item_ms = uvloop.run(measure_streams(counter))
@@ -340,10 +342,10 @@ def measure_traces(effort: Effort, directory: Path) -> list[Traced]:
     """The echo server is the collector: it takes whatever comes, in a process of its own."""
     measured = [Traced(path, n, []) for path in ("/Counter/%d/add", "/Steps/%d/ten") for n in (1, 64)]
     with ExitStack() as stack:
-        collector = stack.enter_context(serving(*echo_server()))
-        plain = stack.enter_context(serving(*perdure(directory / "plain")))
+        [collector] = stack.enter_context(serving(*echo_server()))
+        plain, _ = stack.enter_context(serving(*perdure(directory / "plain")))
         to = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector}/echo"}
-        traced = stack.enter_context(serving(*perdure(directory / "traced"), "--traces", **to))
+        traced, _ = stack.enter_context(serving(*perdure(directory / "traced"), "--traces", **to))
         for one in measured:
             for url in (plain, traced):
                 drive(url, one.path, one.connections, 1)
