@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from .admission import Refused
+from .query_terms import STATUSES, literal
 from .sql import Queries
 from .sql.waiting import time_of
 
@@ -28,7 +29,6 @@ FORMS = "GET /invocations?status=…, PATCH /invocations/{action}?status=…, /s
 LIMIT: Final = 100
 LIMIT_MAX: Final = 1_000
 
-STATUSES: Final = ("scheduled", "pending", "ready", "running", "backing-off", "suspended", "paused", "completed")
 _COLUMNS: Final = (
     "id, target, target_service_name, target_service_key, target_handler_name, status, completion_result, waiting_for, "
     "invoked_by_id, idempotency_key, retry_count, last_failure, next_retry_at, created_at, modified_at, "
@@ -55,7 +55,7 @@ async def invocations(queries: Queries, query: str) -> dict[str, object]:
         cursor = _CURSOR.fullmatch(given["cursor"])
         if cursor is None:
             raise Refused(400, "cursor is what `next` of the page before said; leave it out for the first page")
-        conditions.append(f"(created_at, id) < ({_literal(cursor[1])}, {_literal(cursor[2])})")
+        conditions.append(f"(created_at, id) < ({literal(cursor[1])}, {literal(cursor[2])})")
     rows = await _select(queries, _COLUMNS, conditions, "created_at DESC, id DESC", limit + 1)
     page = rows[:limit]
     more = len(rows) > limit
@@ -91,9 +91,9 @@ async def keys(queries: Queries, service: str, query: str) -> dict[str, object]:
     """Those that have state.  Raises Refused, OutcomeUnknown."""
     given = _given(query, ("limit", "after"))
     limit = _limit(given)
-    conditions = [f"service_name = {_literal(service)}"]
+    conditions = [f"service_name = {literal(service)}"]
     if "after" in given:
-        conditions.append(f"service_key > {_literal(given['after'])}")
+        conditions.append(f"service_key > {literal(given['after'])}")
     rows = await _rows(
         queries,
         f"SELECT DISTINCT service_key FROM state WHERE {' AND '.join(conditions)} ORDER BY 1 LIMIT {limit + 1}",
@@ -138,19 +138,19 @@ def _limit(given: Mapping[str, str]) -> int:
 
 
 def _conditions(given: Mapping[str, str]) -> list[str]:
-    found = [f"{column} = {_literal(given[name])}" for name, column in _EQUAL.items() if name in given]
+    found = [f"{column} = {literal(given[name])}" for name, column in _EQUAL.items() if name in given]
     if "status" in given:
         statuses = given["status"].split(",")
         if (unknown := next((one for one in statuses if one not in STATUSES), None)) is not None:
             raise Refused(400, f"there is no status {unknown[:80]!r}, there are {', '.join(STATUSES)}")
-        found.append(f"status IN ({', '.join(map(_literal, statuses))})")
+        found.append(f"status IN ({', '.join(map(literal, statuses))})")
     if "result" in given:
         if given["result"] not in ("success", "failure"):
             raise Refused(400, f"result is success or failure, not {given['result'][:80]!r}; nothing was done")
-        found.append(f"completion_result = {_literal(given['result'])}")
+        found.append(f"completion_result = {literal(given['result'])}")
     for name, sign in (("created_after", ">"), ("created_before", "<")):
         if name in given:
-            found.append(f"created_at {sign} {_literal(_moment(name, given[name]))}")
+            found.append(f"created_at {sign} {literal(_moment(name, given[name]))}")
     return found
 
 
@@ -162,10 +162,3 @@ def _moment(name: str, text: str) -> str:
         raise Refused(400, f"{name} is a time such as 2026-01-31T12:00:00Z, not {text[:80]!r}") from None
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return time_of(int(aware.timestamp() * 1_000_000)) or ""
-
-
-def _literal(text: str) -> str:
-    """A string as SQL has it; by its bytes where a statement may not hold it."""
-    if text.isprintable():
-        return "'" + text.replace("'", "''") + "'"
-    return f"CAST(x'{text.encode().hex()}' AS TEXT)"

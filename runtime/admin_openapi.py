@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from perdure.objects.definitions import ServiceDefinition
 
-from .admin_lists import LIMIT, LIMIT_MAX, STATUSES
+from .admin_lists import LIMIT, LIMIT_MAX
+from .query_terms import STATUSES
 from .schemas import DIALECT, KEY, Schema
 
 _ACTIONS: Final[dict[str, tuple[str, tuple[str, ...], Schema | None]]] = {

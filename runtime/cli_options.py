@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import click
 
+from .query_terms import STATUSES
+
 ADMIN_URL = "http://127.0.0.1:9070"
 INGRESS_URL = "http://127.0.0.1:8080"
-STATUSES = ("scheduled", "pending", "ready", "running", "backing-off", "suspended", "paused", "completed")
-"""invocation_queries.py has them too, and more that need not be imported for `--help`."""
 
 EXIT_CODES = """Exit code 1 if it is refused, 2 if the command line is wrong, 3 if the answer is cut off, 4 if nobody
     answers, 5 without the right token, 6 if there is no such thing."""

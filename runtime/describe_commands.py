@@ -13,7 +13,8 @@ from rich.tree import Tree
 
 from . import watching
 from .invocation_commands import now, reason_of, reasons_in, target_of
-from .invocation_queries import literal, required_id
+from .invocation_queries import required_id
+from .query_terms import literal
 from .remote import CUT_OFF, UNKNOWN, CommandFailed, Server
 from .terminal import clock, count, duration, seconds_between, table, text
 from .watching import View

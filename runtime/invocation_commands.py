@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 
 from . import watching
 from .exits import USAGE
-from .invocation_queries import OPEN, STATUSES, wanted
+from .invocation_queries import wanted
+from .query_terms import OPEN, STATUSES
 from .remote import REFUSED, UNKNOWN, CommandFailed, Server
 from .terminal import (
     clock,

@@ -11,19 +11,9 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from .exits import USAGE
+from .query_terms import literal
 from .remote import CommandFailed
 
-STATUSES: Final = (
-    "scheduled",
-    "pending",
-    "ready",
-    "running",
-    "backing-off",
-    "suspended",
-    "paused",
-    "completed",
-)
-OPEN: Final = STATUSES[:-1]
 FORMS: Final = "an ID (inv_…), Service, Service/handler, Object/key or Object/key/handler; a slash in a key is %2F"
 
 _BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -55,11 +45,6 @@ def required_id(text: str) -> str:
     if not is_id(text):
         raise CommandFailed(f"{text!r} is no invocation's ID: one is inv_ and 35 hexadecimal digits", USAGE)
     return text
-
-
-def literal(text: str) -> str:
-    """A string of SQL.  There are no parameters, so all of its escaping is here: a quote is doubled."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def parts_of(path: str, what: str) -> list[str]:

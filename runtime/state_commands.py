@@ -17,7 +17,8 @@ import click
 from . import watching
 from .call_commands import body_of
 from .exits import USAGE
-from .invocation_queries import literal, parts_of
+from .invocation_queries import parts_of
+from .query_terms import literal
 from .remote import CONFLICT, EXIT_CODES, REFUSED, CommandFailed, Server
 from .terminal import complain, json_shown, print_json, print_line, text
 from .watching import View

@@ -64,7 +64,7 @@ def _settle(connection: sqlite3.Connection, *, writes: bool) -> None:
         "mmap_size": 0,
         "trusted_schema": 0,
         "cell_size_check": 1,
-        # A statement that changes many rows keeps their pages as they were, in a file of its own under /tmp if not here.
+        # Else a statement that changes many rows keeps their pages as they were in a file under /tmp.
         "temp_store": 2,
     }
     if writes:
