@@ -26,6 +26,7 @@ from perdure.runtime.store import (
     verify,
 )
 from perdure.runtime.store import sqlite_file as file_settings
+from perdure.runtime.store import store as store_module
 
 UUID = bytes(range(16))
 MIB = 1024 * 1024
@@ -213,6 +214,32 @@ def test_disk_use_returns_when_rows_go(path: Path, store: Store) -> None:
     print(f"{largest / MIB:.1f} MiB, then {size(path) / MIB:.1f}")
     assert size(path) < 8 * MIB
     assert verify(path).whole
+
+
+def test_a_commit_writes_to_no_file_elsewhere(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite keeps what a statement changes, as it was, in a file under /tmp, unless told not to."""
+    monkeypatch.setattr(store_module, "PORTION_ROWS", 2_000)  # in one statement, more than it keeps in memory anyway
+    with closing(Store.open(path, UUID)) as store:
+        store.commit(rows(2_000), 1, b"")
+        found: set[str] = set()
+
+        def look() -> int:
+            found.update(opened for opened in map(_target, Path("/proc/self/fd").iterdir()) if opened)
+            return 0
+
+        store._writer.set_progress_handler(look, 500)  # pyright: ignore[reportPrivateUsage]
+        store.commit(rows(2_000, b"w" * 60), 2, b"")
+
+    beside = {opened for opened in found if opened.startswith(str(path))}
+    assert str(path) in beside, "nobody looked"
+    assert not {opened for opened in found if "etilqs" in opened}, "SQLite's name for a temporary file"
+
+
+def _target(descriptor: Path) -> str | None:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:  # the one that the listing itself was read by
+        return None
 
 
 # --- verify and snapshot ----------------------------------------------------------------------------------------------
