@@ -5,6 +5,7 @@
     make bench ARGS='--json FILE'     the figures for a program, too
     make bench ARGS='--directory DIR' on another disk
     make bench ARGS=--traces          with and without OpenTelemetry spans, in turn, and nothing else
+    make bench ARGS=--sql             with and without greedy queries beside it, in turn, and nothing else
 
 Every acknowledgement is synced.  The two servers are driven in turn, several times, so that a machine that slows down
 slows both, and a ratio is of one round.  Absolute figures are of this machine and of its disk.
@@ -25,11 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import IO
 
 import aiohttp
@@ -57,6 +59,15 @@ CALLS_PER_SECOND_MIN = 15_000
 FIRST_ITEM_MS_MAX = 5.0
 TRACED_RATIO_MIN = 0.85
 STREAMS = 500
+GREEDY = (
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT * FROM c ORDER BY x DESC",
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT group_concat(hex(randomblob(1000))) FROM c",
+    "SELECT count(*) FROM state a, state b, state c WHERE a.key > b.value || c.value",
+    "SELECT * FROM state a, state b",
+    "SELECT replace(hex(zeroblob(7000000)), hex(zeroblob(3500000)) || '1', '2')",
+)
+GREEDY_CLIENTS = 2
 
 console = Console(highlight=False)
 
@@ -326,8 +337,8 @@ def measure(effort: Effort, directory: Path) -> Figures:
     return figures
 
 
-class Traced(msgspec.Struct):
-    """The same requests to a process without spans and to one with them, in turn, a pair for each round."""
+class Compared(msgspec.Struct):
+    """The same requests without something and with it, in turn, a pair for each round."""
 
     path: str
     connections: int
@@ -335,12 +346,13 @@ class Traced(msgspec.Struct):
 
     @property
     def ratio(self) -> float:
-        return statistics.median(traced.per_second / plain.per_second for plain, traced in self.rounds)
+        """Of the rates."""
+        return statistics.median(with_it.per_second / without.per_second for without, with_it in self.rounds)
 
 
-def measure_traces(effort: Effort, directory: Path) -> list[Traced]:
+def measure_traces(effort: Effort, directory: Path) -> list[Compared]:
     """The echo server is the collector: it takes whatever comes, in a process of its own."""
-    measured = [Traced(path, n, []) for path in ("/Counter/%d/add", "/Steps/%d/ten") for n in (1, 64)]
+    measured = [Compared(path, n, []) for path in ("/Counter/%d/add", "/Steps/%d/ten") for n in (1, 64)]
     with ExitStack() as stack:
         [collector] = stack.enter_context(serving(*echo_server()))
         plain, _ = stack.enter_context(serving(*perdure(directory / "plain")))
@@ -354,6 +366,43 @@ def measure_traces(effort: Effort, directory: Path) -> list[Traced]:
                     pair = [drive(url, one.path, one.connections, effort.seconds) for url in (plain, traced)]
                 one.rounds.append((pair[0], pair[1]))
     return measured
+
+
+def measure_queries(effort: Effort, directory: Path) -> list[Compared]:
+    """As many clients as queries may run at a time, each of which asks one greedy query after the other."""
+    measured = [Compared("/Counter/%d/add", n, []) for n in (1, 16, 64)]
+    with serving(*perdure(directory / "data")) as (url, admin):
+        for one in measured:
+            drive(url, one.path, one.connections, 1)
+            for n in range(max(3, effort.rounds)):
+                with console.status(f"{one.connections} connections, round {n + 1}"):
+                    without = drive(url, one.path, one.connections, effort.seconds)
+                    with greedy_queries(admin):
+                        one.rounds.append((without, drive(url, one.path, one.connections, effort.seconds)))
+    return measured
+
+
+@contextmanager
+def greedy_queries(admin: str) -> Generator[None, None, None]:
+    done = Event()
+
+    def ask(client: int) -> None:
+        dice = random.Random(client)
+        while not done.is_set():
+            body = msgspec.json.encode({"query": dice.choice(GREEDY)})
+            request = urllib.request.Request(f"{admin}/query", body, {"content-type": "application/json"})
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(request) as response:
+                response.read()
+
+    clients = [Thread(target=ask, args=[number]) for number in range(GREEDY_CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for client in clients:
+            client.join()
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------
@@ -372,15 +421,14 @@ def load_table(figures: Figures) -> Table:
     return table
 
 
-def traces_table(measured: list[Traced]) -> Table:
-    table = Table(title=f"with --traces, of without; the aim is {TRACED_RATIO_MIN}", title_justify="left")
-    for name in ("", "conns", "req/s without", "req/s with", "p50 ms without", "p50 ms with", "ratio"):
+def compared_table(title: str, what: str, measured: list[Compared]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("", "conns", f"req/s without, with {what}", "ratio", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right" if name else "left")
     for one in measured:
-        (plain, plain_p50, _), (traced, traced_p50, _) = (
-            _load_cells([*side]) for side in zip(*one.rounds, strict=True)
-        )
-        table.add_row(one.path, str(one.connections), plain, traced, plain_p50, traced_p50, f"{one.ratio:.2f}")
+        sides = [_load_cells([*side]) for side in zip(*one.rounds, strict=True)]
+        rates, p50s, p99s = (", ".join(cells) for cells in zip(*sides, strict=True))
+        table.add_row(one.path, str(one.connections), rates, f"{one.ratio:.2f}", p50s, p99s)
     return table
 
 
@@ -460,6 +508,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How fast, beside a bare aiohttp echo.")
     parser.add_argument("--quick", action="store_true", help="shorter rounds, rougher figures")
     parser.add_argument("--traces", action="store_true", help="what OpenTelemetry spans cost, and nothing else")
+    parser.add_argument("--sql", action="store_true", help="what greedy queries cost the ingress, and nothing else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--directory", type=Path, default=ROOT, metavar="DIR", help="on the disk to measure")
     options = parser.parse_args()
@@ -469,7 +518,12 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="perdure-bench-", dir=options.directory) as directory:
         if options.traces:
-            console.print(traces_table(measure_traces(effort, Path(directory))))
+            title = f"with --traces; the aim is {TRACED_RATIO_MIN} of the rate without"
+            console.print(compared_table(title, "spans", measure_traces(effort, Path(directory))))
+            return 0
+        if options.sql:
+            title = f"{GREEDY_CLIENTS} clients ask queries that never end, or are too large"
+            console.print(compared_table(title, "queries", measure_queries(effort, Path(directory))))
             return 0
         figures = measure(effort, Path(directory))
     console.print(
