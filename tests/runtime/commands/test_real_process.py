@@ -359,5 +359,7 @@ def ended(process: subprocess.Popen[str]) -> Generator[None]:
     with process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield
-        process.kill()
+        try:
+            yield
+        finally:
+            process.kill()
