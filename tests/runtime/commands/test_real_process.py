@@ -153,9 +153,12 @@ def serving(target: str, data: Path, **environment: str) -> Generator[dict[str, 
     ) as process:
         assert process.stderr is not None
         said = (json.loads(line) for line in process.stderr)
-        yield next(line for line in said if line["event"] == "serving")
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=SECONDS_MAX)
+        try:
+            yield next(line for line in said if line["event"] == "serving")
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=SECONDS_MAX)
+        finally:
+            process.kill()  # or leaving it would wait for ever after a test that failed
     assert process.returncode == 0
 
 
