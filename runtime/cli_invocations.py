@@ -58,21 +58,24 @@ def list_invocations(
     help=f"""Show one of them: its journal as a timeline, how long each entry took, what it waits for and since when,
     its failures, and the tree of calls that it stands in.
 
+    QUERY is an ID, Service, Service/handler, Object/key or Object/key/handler: of those the one that is at work, or
+    else waits in line, or else ended last.  Where several are at work, they are named.
+
     {EXIT_CODES}
 
     \b
-    Example: perdure invocations describe inv_4004edaf4c1805923fa53b1adbae47ef5b0
+    Example: perdure invocations describe Account/alice
     """,
 )
-@click.argument("id", metavar="ID")
+@click.argument("query", metavar="QUERY")
 @watch
 @as_json
 @admin
-def describe(id: str, every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
+def describe(query: str, every: float | None, as_json: bool, admin: str, token_file: Path | None) -> int:
     from . import describe_commands
     from .remote import Server
 
-    return describe_commands.describe(id, Server(admin, token_file), every, as_json=as_json)
+    return describe_commands.describe(query, Server(admin, token_file), every, as_json=as_json)
 
 
 _ACTIONS: Final = {

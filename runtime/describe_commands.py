@@ -12,15 +12,17 @@ from rich.text import Text
 from rich.tree import Tree
 
 from . import watching
+from .exits import USAGE
 from .invocation_commands import now, reason_of, reasons_in, target_of
-from .invocation_queries import required_id
-from .query_terms import literal
+from .invocation_queries import wanted
+from .query_terms import OPEN, literal
 from .remote import CUT_OFF, UNKNOWN, CommandFailed, Server
 from .terminal import clock, count, duration, seconds_between, table, text
 from .watching import View
 
 ENTRIES_MAX: Final = 1000
 CALLS_MAX: Final = 200
+CANDIDATES_MAX: Final = 5
 _DEPTH_MAX: Final = 50
 _VALUE_SHOWN_MAX: Final = 200
 
@@ -55,18 +57,42 @@ class Found(NamedTuple):
     calls_unknown: str | None
 
 
-def describe(id: str, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
+def describe(query: str, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints all that there is of it.  Raises CommandFailed."""
-    wanted = required_id(id)
+    id = _meant(query, server)
 
     def look() -> View:
-        found = _found(wanted, server)
+        found = _found(id, server)
         waits = _waits(found)
         journal, callers, calls = found.journal[:ENTRIES_MAX], found.callers, found.calls[:CALLS_MAX]
         told = {"waiting_for": waits, "journal": journal, "callers": callers, "calls": calls}
         return View({"invocation": found.view, **told}, Group(*_shown(found, waits, now())))
 
     return watching.show(look, every_seconds, as_json=as_json)
+
+
+# --- which one --------------------------------------------------------------------------------------------------------
+
+
+def _meant(query: str, server: Server) -> str:
+    """The only one that is at work, whatever stands in line behind it; else the only one in line; else the newest."""
+    found = wanted(query)
+    if found.id is not None:
+        return found.id
+    fields = "id, status, target_service_name, target_service_key, target_handler_name"
+    in_line = "status IN ('scheduled', 'pending')"
+    rows = server.rows(
+        f"SELECT {fields} FROM sys_invocation WHERE {wanted(query, OPEN).where} "
+        f"ORDER BY {in_line}, created_at, id LIMIT {CANDIDATES_MAX + 1}"
+    ) or server.rows(f"SELECT {fields} FROM sys_invocation WHERE {found.where} ORDER BY completed_at DESC, id LIMIT 1")
+    if not rows:
+        raise CommandFailed(f"no invocation of {query!r} is kept", UNKNOWN)
+    candidates = [row for row in rows if row["status"] not in ("scheduled", "pending")] or rows
+    if len(candidates) > 1:
+        named = ", ".join(f"{row['id']} ({target_of(row)}, {row['status']})" for row in candidates[:CANDIDATES_MAX])
+        more = " and more" if len(candidates) > CANDIDATES_MAX else ""
+        raise CommandFailed(f"{query!r} is several: name one by its ID: {named}{more}", USAGE)
+    return str(candidates[0]["id"])
 
 
 # --- what there is of it ----------------------------------------------------------------------------------------------

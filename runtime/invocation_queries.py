@@ -40,13 +40,6 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def required_id(text: str) -> str:
-    """Raises CommandFailed(USAGE)."""
-    if not is_id(text):
-        raise CommandFailed(f"{text!r} is no invocation's ID: one is inv_ and 35 hexadecimal digits", USAGE)
-    return text
-
-
 def parts_of(path: str, what: str) -> list[str]:
     """The parts of a path as it is typed, decoded.  Raises CommandFailed(USAGE) that tells `what` is expected."""
     try:
@@ -63,7 +56,9 @@ def parts_of(path: str, what: str) -> list[str]:
 
 def _condition(query: str) -> str:
     if query.startswith("inv_"):
-        return f"id = {literal(required_id(query))}"
+        if not is_id(query):
+            raise CommandFailed(f"{query!r} is no invocation's ID: one is inv_ and 35 hexadecimal digits", USAGE)
+        return f"id = {literal(query)}"
     parts = parts_of(query, FORMS)
     if len(parts) > 3:
         raise CommandFailed(f"{query!r} has too many parts: it is {FORMS}", USAGE)

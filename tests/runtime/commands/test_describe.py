@@ -208,8 +208,39 @@ async def test_hostile_names_and_values_are_escaped(typist: Typist) -> None:
     assert raw.isascii()
 
 
+async def test_it_may_be_named_by_its_object(typist: Typist) -> None:
+    """The one that holds the key, not what stands in line behind it; where several are at work, they are named."""
+    trip, stay, note = await planned(typist, "by key")
+    await typist.runtime.send(typist.runtime.ref(Trip, "by key").plan)
+
+    for query, id in (("Trip/by key", trip), ("Stay/by key/book", stay), ("Note/by key", note)):
+        assert (await described(typist, query))["invocation"]["id"] == id
+    await planned(typist, "another key")
+    said = await typist.types("invocations", "describe", "Trip")
+    assert said.code == 2
+    assert "'Trip' is several: name one by its ID: inv_" in said.complaint
+    assert "/plan, suspended), inv_" in said.complaint
+
+
+async def test_what_is_named_by_its_object_may_only_wait_in_line_or_have_ended(typist: Typist) -> None:
+    runtime = typist.runtime
+    handle = await runtime.send(runtime.ref(Trip, "over").hurry)
+    with pytest.raises(TerminalError):
+        await handle.attach()
+    assert (await described(typist, "Trip/over"))["invocation"]["id"] == handle.id
+
+    later = await runtime.send_after(3600, runtime.ref(Trip, "over").plan)
+    assert (await described(typist, "Trip/over"))["invocation"]["id"] == later.id
+
+
 @pytest.mark.parametrize(
-    ("id", "code", "named"), [("Trip/a", 2, "35 hexadecimal digits"), ("inv_" + "0" * 35, 6, "inv_000")]
+    ("id", "code", "named"),
+    [
+        ("inv_a", 2, "35 hexadecimal digits"),
+        ("inv_" + "0" * 35, 6, "inv_000"),
+        ("Trip/nobody", 6, "no invocation of 'Trip/nobody' is kept"),
+        ("Trip/a/b/c", 2, "too many parts"),
+    ],
 )
 async def test_what_is_no_invocation_is_one_line(typist: Typist, id: str, code: int, named: str) -> None:
     said = await typist.types("invocations", "describe", id)

@@ -61,6 +61,7 @@ TYPED: Final = {
     "send Till/a/put 5 --delay 1h": "^accepted inv_[0-9a-f]{35}$",
     "invocations list Till/{waiting}": "{waiting}/wait .* suspended .* awakeable",
     "invocations describe {id}": "Awakeable",
+    "invocations describe Till/{waiting}": "Awakeable",
     "invocations cancel Till/{waiting}": "^asked to end inv_.* Till/{waiting}/wait$",
     "invocations kill Till/{waiting}": "^killed inv_.* Till/{waiting}/wait$",
     "invocations pause Till/{waiting}": "^paused inv_.* Till/{waiting}/wait$",
