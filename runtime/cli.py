@@ -6,6 +6,7 @@ must not wait for an HTTP server to be imported.
 """
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,18 @@ def address(ctx: click.Context | None, param: click.Parameter | None, value: str
     return bare, int(port)
 
 
-PATH = click.Path(path_type=Path)
+class _Path(click.Path):
+    """Of the empty string `Path` would make the current directory, and an unset variable would be served there."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("a path can't be empty: is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
 SECONDS = click.IntRange(0, 86_400)
 
 

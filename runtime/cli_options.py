@@ -4,6 +4,7 @@ Nothing heavy is imported here, as in cli.py.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ ADMIN_URL = "http://127.0.0.1:9070"
 INGRESS_URL = "http://127.0.0.1:8080"
 
 EXIT_CODES = """Exit code 1 if it is refused, 2 if the command line is wrong, 3 if the answer is cut off, 4 if nobody
-    answers, 5 without the right token, 6 if there is no such thing."""
+    answers, 5 without the right token, 6 if there is no such thing, 9 if the answer was lost: it may have happened."""
 
 Function = Callable[..., Any]  # Any: a command takes what its options say
 
@@ -64,6 +65,8 @@ status_option: Final = click.option(
 
 def _every(context: click.Context, parameter: click.Parameter, seconds: float) -> float | None:
     """None where nothing is watched."""
+    if math.isnan(seconds):  # which is in every range
+        raise click.BadParameter("nan is no number of seconds")
     return seconds if context.params.pop("watched") else None
 
 

@@ -35,6 +35,7 @@ UNAUTHORIZED: Final = 5
 UNKNOWN: Final = 6
 HANDLER_FAILED: Final = 7
 CONFLICT: Final = 8
+OUTCOME_UNKNOWN: Final = 9
 
 EXIT_CODES: Final = {401: UNAUTHORIZED, 403: UNAUTHORIZED, 404: UNKNOWN, 502: UNREACHABLE, 503: UNREACHABLE}
 """Of what the server answers; what isn't here is REFUSED."""
@@ -130,7 +131,7 @@ class Server:
         if isinstance(error, urllib.error.URLError) and not isinstance(reason, TimeoutError | ConnectionResetError):
             return CommandFailed(f"nobody answers at {self.url} ({reason}): is `perdure serve` running?", UNREACHABLE)
         why = f"the answer of {self.url} was lost ({str(reason) or type(reason).__name__})"
-        return CommandFailed(f"{why}: what was asked may have happened", UNREACHABLE)
+        return CommandFailed(f"{why}: what was asked may have happened", OUTCOME_UNKNOWN)
 
     def _json(self, response: http.client.HTTPResponse) -> Any:
         with response:

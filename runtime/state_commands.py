@@ -79,7 +79,7 @@ def set_field(object: str, field: str, value: str, version: str | None, server: 
         given = json.loads(body_of(value))
     except ValueError:
         raise CommandFailed(f"the value of {field} is no JSON: nothing was changed", USAGE) from None
-    _replace(path, {**view["state"], field: given}, version or view["version"], server)
+    _replace(path, {**view["state"], field: given}, view["version"] if version is None else version, server)
     print_line(f"{object}: {field} is set")
     return 0
 
@@ -90,7 +90,12 @@ def clear(object: str, version: str | None, server: Server, *, yes: bool) -> int
     view = _view(path, server)
     if not yes and not _confirmed(f"Clear {object}, {_those_of(view)}?"):
         raise CommandFailed("nothing was cleared: --yes clears without asking", REFUSED)
-    _sent(server, "DELETE", f"{path.service}/state/{path.key}?version={_quoted(version or view['version'])}", None)
+    _sent(
+        server,
+        "DELETE",
+        f"{path.service}/state/{path.key}?version={_quoted(view['version'] if version is None else version)}",
+        None,
+    )
     print_line(f"{object} is cleared")
     return 0
 

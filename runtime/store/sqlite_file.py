@@ -83,6 +83,7 @@ def create(path: Path, uuid: bytes) -> None:
     new = path.with_name(path.name + "-new")
     for stale in (new, *beside(new), *beside(path)):  # the WAL of a lost file would be applied to this one
         stale.unlink(missing_ok=True)
+    new.touch(mode=0o600)  # whoever may look into the directory may not look into this; the WAL is made like it
     connection = sqlite3.connect(new, isolation_level=None)
     try:
         for setting in (

@@ -1,7 +1,9 @@
 """The command line: what is typed, what is printed, and the exit code."""
 
+import socket
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -77,6 +79,39 @@ def test_no_command_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str])
 def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
     """It names what is wrong, and nothing is started."""
     assert named in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["serve", "examples/counter.py", "--data-dir", ""], "--data-dir"),
+        (["invocations", "list", "--watch", "--every", "nan"], "nan"),
+    ],
+)
+def test_what_only_looks_like_a_value_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    """An unset variable would serve the current directory; nan is between any two numbers."""
+    assert named in complaint(capsys, *arguments)
+
+
+def test_an_answer_that_breaks_off_is_another_matter_than_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who asks again after exit code 4 pays once; what was asked here may have happened."""
+
+    def break_off() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        breaking = threading.Thread(target=break_off)
+        breaking.start()
+        code = cli.run(["call", "Account/a/deposit", "5", "--ingress", f"http://127.0.0.1:{server.getsockname()[1]}"])
+        breaking.join()
+
+    assert code == 9
+    assert "what was asked may have happened" in capsys.readouterr().err
 
 
 def test_what_is_typed_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,9 @@ async def test_a_version_that_has_passed_is_refused(typist: Typist) -> None:
         assert said.code == 8
         assert "version" in said.complaint
 
+    for command in (["set", "Sack/old", "held", "9"], ["clear", "Sack/old", "--yes"]):
+        assert (await typist.types("state", *command, "--version", "")).code != 0, "a variable that was not set"
+
     assert await state(typist, "old") == {"held": 2}
 
 

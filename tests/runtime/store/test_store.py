@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import threading
@@ -186,6 +187,18 @@ def test_reads_beside_commits_see_whole_commits(store: Store) -> None:
             stop.set()
 
     assert store.get(keys[0][0], groups[0]) == b"%d" % last.result()
+
+
+def test_nobody_else_may_read_it(path: Path) -> None:
+    """Whatever the umask, and whoever made the directory."""
+    before = os.umask(0o022)
+    try:
+        with closing(Store.open(path, UUID)) as store:
+            store.commit(rows(1), 1, b"")
+            modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"store": 0o600, "store-wal": 0o600, "store-shm": 0o600}
 
 
 # --- its size ---------------------------------------------------------------------------------------------------------
