@@ -194,7 +194,7 @@ class Context:
 
     def saga(self) -> Saga:
         """`async with self.ctx.saga() as saga:` undoes, in reverse, what was registered if the block ends for good."""
-        return Saga(self, self._ends_with)
+        return Saga(self, self._ends_with, self._has_undone)
 
     def patched(self, name: str) -> bool:
         """Whether this invocation goes the new way of a change of code; recorded, so that open ones keep the old."""
@@ -208,6 +208,9 @@ class Context:
     def _ends_with(self, exc: BaseException) -> bool:
         """Whether `exc`, leaving the handler now, is its outcome; the runtime adds the last attempt of a policy."""
         return is_terminal(exc)
+
+    def _has_undone(self) -> None:
+        """A saga has undone its work: what this turn wrote stays, whatever error the handler ends with."""
 
 
 class WorkflowContext(Context):

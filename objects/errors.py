@@ -11,6 +11,8 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
+from .ids import InvalidKey
+
 MESSAGE_CHARACTERS_MAX = 16_384
 """A message is for people; a longer one would only fill the journal."""
 
@@ -124,7 +126,7 @@ def is_terminal(exc: BaseException) -> bool:
         return True
     if isinstance(exc, BaseExceptionGroup):
         return all(map(is_terminal, _leaves(exc)))
-    return _is_durable_timeout(exc)
+    return isinstance(exc, InvalidKey) or _is_durable_timeout(exc)
 
 
 def _is_durable_timeout(exc: BaseException) -> bool:
@@ -143,7 +145,7 @@ def failure_of(exc: BaseException) -> Failure:
         return Failure(Failure.CANCELLED, message or "cancelled", 409)
     if _is_durable_timeout(leaf):
         return Failure("TimeoutError", message or "timed out", 504)
-    return Failure(type(leaf).__name__, message, 500)
+    return Failure(type(leaf).__name__, message, 400 if isinstance(leaf, InvalidKey) else 500)
 
 
 def exception_of(failure: Failure) -> TerminalError:

@@ -13,7 +13,11 @@ PARTITIONS = 4096
 
 
 class InvalidKey(ValueError):
-    """A key that is empty, too long, or has characters that no key may have."""
+    """A key that is empty, too long, or has characters that no key may have.
+
+    A handler that it leaves has ended, with 400: the key came with a request, and won't be better next time. The turn
+    is rolled back, for it may be one that debits before it asks for the reference.
+    """
 
 
 def validate_key(key: str, what: str = "key") -> None:

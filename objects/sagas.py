@@ -29,9 +29,13 @@ class Saga:
     timeout, the last attempt of a policy that ends in "fail". An error that will be retried undoes nothing.
     """
 
-    def __init__(self, context: Context, ends_with: Callable[[BaseException], bool]) -> None:
+    def __init__(
+        self, context: Context, ends_with: Callable[[BaseException], bool], has_undone: Callable[[], None]
+    ) -> None:
+        """`ends_with`: whether an error is for good; `has_undone` is called when what was done is undone."""
         self._context = context
         self._ends_with = ends_with
+        self._has_undone = has_undone
         self._open = False
         self._undo: list[Callable[[], Any]] = []
 
@@ -74,6 +78,7 @@ class Saga:
             while task.cancelling():  # else asyncio.timeout and TaskGroup inside an undo would misread it
                 task.uncancel()
         refusals: list[TerminalError] = []
+        has_undone = bool(self._undo)
         while self._undo:
             try:
                 result = self._undo.pop()()
@@ -83,6 +88,8 @@ class Saga:
                 if not is_terminal(exc):
                     raise  # retried, with this undo again
                 refusals.append(_as_terminal(exc))
+        if has_undone:
+            self._has_undone()
         if refusals:
             first = failure_of(refusals[0])
             raise TerminalError(

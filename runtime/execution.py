@@ -486,8 +486,8 @@ class Execution:
             raise self._refusal(error) from error
         if isinstance(error, _UnfitItem):
             return Failed(failure_of(error.cause)), False
-        rolls_back = bool(self._deadlocked) and _has_deadlock(error)
-        return Failed(failure_of(error)), not rolls_back and _all_said_so(error)
+        rolls_back = not _all_said_so(error) or (bool(self._deadlocked) and _has_deadlock(error))
+        return Failed(failure_of(error)), self._context.undone or not rolls_back
 
     def never_awaited(self) -> list[str]:
         return [words_for(call.subject) for call in self._context.unawaited.values()]
@@ -586,7 +586,7 @@ async def _with_timeout(coroutine: Coroutine[Any, Any, Any], seconds: float) -> 
 
 
 def _all_said_so(error: BaseException) -> bool:
-    """Whether all that ended the handler are TerminalErrors or cancellation: an uncaught timeout keeps nothing."""
+    """Whether all that ended the handler are TerminalErrors or cancellation; a timeout or InvalidKey keeps nothing."""
     return all(isinstance(leaf, TerminalError | asyncio.CancelledError) for leaf in _leaves(error))
 
 

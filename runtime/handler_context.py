@@ -100,6 +100,7 @@ class HandlerContext(WorkflowContext):
     patched_now: Sequence[str] = ()
     patches: Mapping[str, bool] = MappingProxyType({})
     gave_up = False
+    undone = False
     emitted = 0  # items in this turn
     attempt = 1
     attempt_was_read = False
@@ -182,6 +183,9 @@ class HandlerContext(WorkflowContext):
         last = self._world.is_last_attempt(self.current, exc) if self._recorded is None else self._recorded.gave_up
         self.gave_up = self.gave_up or last
         return last
+
+    def _has_undone(self) -> None:
+        self.undone = True
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -478,6 +482,8 @@ class HandlerContext(WorkflowContext):
             self._recorded_commands = {} if recorded is None else {each.index: each for each in recorded.commands}
         if self._promises:
             self._promises = {}
+        if self.undone:
+            self.undone = False
 
     def check(self) -> None:
         """Before everything user code does: raises HandlerDropped or OutsideTurn."""

@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from perdure.objects import DeadlockError, DefinitionError, HandlerDropped, StepFailed, TerminalError
+from perdure.objects import DeadlockError, DefinitionError, HandlerDropped, InvalidKey, StepFailed, TerminalError
 from perdure.objects.errors import MESSAGE_CHARACTERS_MAX, Failure, exception_of, failure_of, is_terminal
 
 
@@ -43,6 +43,7 @@ def group(*errors: Exception) -> ExceptionGroup[Exception]:
         asyncio.CancelledError(),
         TimeoutError(),
         TimeoutError("slow"),
+        InvalidKey("x"),
         group(TerminalError("x"), TimeoutError()),
         group(group(DeadlockError("x"))),
         BaseExceptionGroup("", [asyncio.CancelledError(), TerminalError("x")]),

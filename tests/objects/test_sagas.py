@@ -90,7 +90,7 @@ async def test_the_last_attempt_of_a_policy_undoes_and_ends_terminally() -> None
             return await fn(*args)
 
         def saga(self) -> Saga:
-            return Saga(self, lambda exc: True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            return Saga(self, lambda exc: True, lambda: None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     with pytest.raises(TerminalError, match="no") as caught:
         await ends(LastAttempt(), ValueError("no"), (undo, "1"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from structlog.typing import EventDict
 
-from perdure.objects import Context, Service, VirtualObject, Workflow, handler, shared, step
+from perdure.objects import Context, Service, TerminalError, VirtualObject, Workflow, handler, shared, step
 from perdure.runtime import Refused
 
 if TYPE_CHECKING:
@@ -297,6 +297,44 @@ async def test_a_mistake_that_nobody_catches_is_an_attempt_that_failed(worlds: W
     assert view.last_failure is not None
     assert SAYS[kind].split(": ", 1)[-1] in view.last_failure.message
     assert world.fields("Careless", "a") == {}
+
+
+class Payer(VirtualObject):
+    balance: int = 100
+
+    @handler
+    async def transfer(self, to: str, amount: int) -> int:
+        self.balance -= amount
+        self.ctx.ref(Payer, to).deposit.send(amount)
+        return self.balance
+
+    @handler
+    async def transfer_once(self, to: str, amount: int) -> int:
+        self.balance -= amount
+        await self.ctx.ref(Payer, "bob").deposit.options(idempotency_key=to)(amount)
+        return self.balance
+
+    @handler
+    async def deposit(self, amount: int) -> int:
+        self.balance += amount
+        return self.balance
+
+
+@pytest.mark.parametrize("key", ["", "k" * 513, "a\nb"])
+@pytest.mark.parametrize("handler_name", ["transfer", "transfer_once"])
+async def test_a_key_that_can_be_none_is_an_outcome_and_nothing_of_its_turn_stays(
+    worlds: Worlds, key: str, handler_name: str
+) -> None:
+    """It came with the request: to try again would hold up the object's key until an operator comes."""
+    world = await worlds(Payer).start()
+    alice = world.ref(Payer, "alice")
+
+    with pytest.raises(TerminalError) as refused:
+        await world.call(getattr(alice, handler_name)(key, 30))
+
+    assert refused.value.status == 400
+    assert "key" in str(refused.value)
+    assert await world.call(alice.deposit(1)) == 101
 
 
 async def test_a_context_after_its_handler_ended_says_so(worlds: Worlds) -> None:

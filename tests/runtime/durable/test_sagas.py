@@ -315,3 +315,40 @@ async def test_an_undo_outside_its_block_says_so(worlds: Worlds) -> None:
 async def test_an_undo_takes_the_function_not_what_it_returns(worlds: Worlds) -> None:
     world = await worlds(Trip, Hotel).start()
     assert "takes the function, not what it returns" in await world.call(world.ref(Trip, "ann").given_a_coroutine())
+
+
+class Purse(VirtualObject):
+    coins: int = 10
+
+    @handler
+    async def put_in(self, coins: int) -> None:
+        self.coins += coins
+
+    async def take_back(self, coins: int) -> None:
+        self.coins += coins
+
+    @handler
+    async def spends(self, ends: str) -> None:
+        async with self.ctx.saga() as saga:
+            saga.undo(self.take_back, 3)
+            self.coins -= 3
+            await self.ctx.run(book, "flight")  # what was done so far is committed
+            if ends == "timeout":
+                async with asyncio.timeout(5):
+                    await self.ctx.run(for_ever)
+            if ends == "deadlock":
+                await self.ctx.ref(Purse, self.key).put_in(3)
+            raise TerminalError("no")
+
+
+@pytest.mark.parametrize(("ends", "status"), [("terminal", 500), ("timeout", 504), ("deadlock", 409)])
+async def test_what_an_undo_wrote_stays_whatever_is_undone_for(worlds: Worlds, ends: str, status: int) -> None:
+    """A turn that ends with an uncaught timeout or a deadlock is rolled back; one that has undone for it isn't."""
+    world = await worlds(Purse).start()
+    id = await world.send(world.ref(Purse, "a").spends, ends)
+    await world.advance(30)
+
+    with pytest.raises(TerminalError) as ended:
+        await world.result(id)
+    assert ended.value.status == status
+    assert world.fields("Purse", "a")["coins"] == b"10"
