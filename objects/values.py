@@ -109,7 +109,8 @@ class Codec:
         try:
             return self._decode(body)
         except msgspec.ValidationError as error:
-            raise InvalidArguments(*_explained(error)) from None
+            malformed = _why_malformed(body)  # the type is looked at first, and `{"to":` isn't an object of another
+            raise InvalidArguments(*(("$", malformed) if malformed else _explained(error))) from None
         except msgspec.DecodeError as error:
             raise InvalidArguments("$", _malformed(body, error)) from None
         except UnicodeDecodeError:
@@ -262,6 +263,18 @@ def _find_repeated(value: object, path: str) -> None:
         raise InvalidArguments(f"{path}.{value.name}", "this name appears twice")
     for step, part in _parts(value):
         _find_repeated(part, path + step)
+
+
+def _why_malformed(body: bytes) -> str | None:
+    """What is wrong with its syntax; None: nothing."""
+    try:
+        msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        said = str(error)
+        return _malformed(body, error) if "malformed" in said or "truncated" in said else None
+    except (RecursionError, ValueError):  # deeper, or of more digits, than can be read
+        return None
+    return None
 
 
 def _malformed(body: bytes, error: msgspec.DecodeError) -> str:

@@ -127,6 +127,8 @@ def _given(query: str, known: tuple[str, ...]) -> dict[str, str]:
         raise Refused(400, "a filter is given more than once; several statuses are status=a,b; nothing was done")
     if (unknown := next((name for name in given if name not in known), None)) is not None:
         raise Refused(400, f"there is no filter {unknown[:80]!r}, there are {', '.join(known)}; nothing was done")
+    if (empty := next((name for name in ("service", "handler") if given.get(name) == ""), None)) is not None:
+        raise Refused(400, f"{empty} is empty, and nothing has no name; leave it out for all; nothing was done")
     return given
 
 

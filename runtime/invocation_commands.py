@@ -139,9 +139,9 @@ def reason_of(reason: Mapping[str, Any]) -> str:
     """One thing that is waited for, in a few words."""
     kind = str(reason.get("type"))
     what = reason.get("target") or reason.get("name") or reason.get("held_by") or reason.get("id")
-    at = reason.get("until") or reason.get("at")
     attempts = reason.get("failed_attempts")
-    said = [kind, "held by" if kind == "key" and what else "", str(what or ""), f"until {clock(at)}" if at else ""]
+    said = [kind, "held by" if kind == "key" and what else "", str(what or "")]
+    said += [f"{word} {clock(reason[word])}" for word in ("until", "at") if reason.get(word)]
     if attempts:
         said.append(f"({count(int(attempts), 'failed attempt')}, next {clock(reason.get('next_attempt_at'))})")
     return " ".join(part for part in said if part)

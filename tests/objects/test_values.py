@@ -91,6 +91,8 @@ HOSTILE: list[tuple[str, Any, bytes, str]] = [
     ("trailing", int, b"5 6", "$: not JSON: trailing"),
     ("trailing brace", int, b"5}", "$: not JSON: trailing"),
     ("unfinished", dict[str, int], b'{"a":', "$: not JSON: it ends too early"),
+    ("unfinished, of another type", int, b'{"a":', "$: not JSON: it ends too early"),
+    ("trailing, of another type", int, b'"5" 6', "$: not JSON: trailing"),
     ("byte order mark", int, b"\xef\xbb\xbf5", "$: not JSON: "),
     ("not UTF-8", str, b'"\xff"', "$: not UTF-8"),
     ("not UTF-8 in a name", dict[str, int], b'{"\xff":1}', "$: not UTF-8"),

@@ -135,6 +135,18 @@ async def test_a_table_says_what_is_waited_for(typist: Typist) -> None:
     assert said.out.endswith("2 invocations\n")
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ({"type": "start", "at": "2026-01-31T12:00:00Z"}, "start at "),
+        ({"type": "retry", "at": "2026-01-31T12:00:00Z"}, "retry at "),
+        ({"type": "sleep", "until": "2026-01-31T12:00:00Z"}, "sleep until "),
+    ],
+)
+async def test_what_begins_at_a_time_does_not_last_until_it(reason: dict[str, str], said: str) -> None:
+    assert invocation_commands.reason_of(reason).startswith(said)
+
+
 async def test_more_than_the_limit_is_told(typist: Typist) -> None:
     """The newest are shown."""
     await begun(typist, "many")

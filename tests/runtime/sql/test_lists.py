@@ -168,6 +168,8 @@ async def test_what_one_is_refused_for_stops_no_other(asker: Asker) -> None:
         ("GET", "/invocations", {"cursor": "2026'"}, "page before"),
         ("PATCH", "/invocations/kill", {}, "would be all of them"),
         ("PATCH", "/invocations/kill", {"limit": "5"}, "would be all of them"),
+        ("PATCH", "/invocations/kill", {"service": ""}, "service is empty"),
+        ("GET", "/invocations", {"handler": ""}, "handler is empty"),
         ("PATCH", "/invocations/kill", {"key": "x", "dry_run": "perhaps"}, "dry_run"),
         ("PATCH", "/invocations/kill", {"key": "x", "cursor": "y"}, "no filter 'cursor'"),
         ("GET", "/services/Stove/keys", {"limit": "many"}, "from 1 to 1000"),
