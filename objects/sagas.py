@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
@@ -73,17 +73,18 @@ class Saga:
         return lambda: context.run(fn, *args, **kwargs)
 
     async def _compensate(self, cause: BaseException) -> None:
-        """Undo everything, also when one undo is refused; then the refusals are the outcome, and say so."""
-        if isinstance(cause, asyncio.CancelledError) and (task := asyncio.current_task()) is not None:
-            while task.cancelling():  # else asyncio.timeout and TaskGroup inside an undo would misread it
-                task.uncancel()
+        """Undo everything, also when one undo is refused; then the refusals are the outcome, and say so.
+
+        A cancellation on the way waits until all is undone.
+        """
         refusals: list[TerminalError] = []
+        cancelled: asyncio.CancelledError | None = None
         has_undone = bool(self._undo)
         while self._undo:
             try:
                 result = self._undo.pop()()
                 if hasattr(result, "__await__"):
-                    await result
+                    cancelled = await _to_its_end(result) or cancelled
             except Exception as exc:
                 if not is_terminal(exc):
                     raise  # retried, with this undo again
@@ -96,6 +97,22 @@ class Saga:
                 f"{failure_of(cause).message}; {len(refusals)} of its undos refused, first: {first.message}",
                 status=failure_of(cause).status,
             ) from cause
+        if cancelled is not None:
+            raise cancelled
+
+
+async def _to_its_end(undo: Awaitable[object]) -> asyncio.CancelledError | None:
+    """The undo in a task of its own: what cancels this one doesn't reach it, and is given back; nor does what has
+    cancelled this one before, which `asyncio.timeout` and `TaskGroup` inside the undo would take for theirs.
+    """
+    task, cancelled = asyncio.ensure_future(undo), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await task
+    return cancelled
 
 
 def _as_terminal(exc: BaseException) -> TerminalError:

@@ -83,6 +83,14 @@ class Trip(VirtualObject):
             await self.end(ends)
         return "planned"
 
+    @handler
+    async def plan_within(self, seconds: float) -> str:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.plan("refuses_late")
+        except TimeoutError:
+            return "too late"
+
     async def note(self, text: str) -> None:
         self.log.append(text)
         await self.ctx.sleep(1)
@@ -99,6 +107,9 @@ class Trip(VirtualObject):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.end("terminal"))
                 group.create_task(self.end("wait"))
+        if ends == "refuses_late":
+            await self.ctx.sleep(4.5)
+            raise TerminalError("no money")
         if ends == "bug":
             raise ValueError("a bug")
 
@@ -352,3 +363,32 @@ async def test_what_an_undo_wrote_stays_whatever_is_undone_for(worlds: Worlds, e
         await world.result(id)
     assert ended.value.status == status
     assert world.fields("Purse", "a")["coins"] == b"10"
+
+
+@pytest.mark.parametrize("ends", ["terminal", "timeout"])
+async def test_a_cancellation_waits_until_all_is_undone(worlds: Worlds, ends: str) -> None:
+    """It comes while the first of the undos sleeps; the rest is undone all the same, then it ends as cancelled."""
+    world = await worlds(Trip, Hotel).start()
+    id = await world.send(world.ref(Trip, "ann").plan, ends)
+    await world.advance(5 if ends == "timeout" else 0)
+    assert not world.invocation(id).ended
+
+    await world.runtime.handle(id).cancel()
+    await world.advance(30)
+
+    with pytest.raises(TerminalError) as ended:
+        await world.result(id)
+    assert ended.value.status == 409
+    assert Town.done == UNDONE
+    assert guests(world) == b'["no ann"]'
+    assert log_of(world) == b'["undone"]'
+
+
+async def test_a_timeout_round_a_saga_waits_until_all_is_undone(worlds: Worlds) -> None:
+    world = await worlds(Trip, Hotel).start()
+    id = await world.send(world.ref(Trip, "ann").plan_within, 5)
+    await world.advance(30)
+
+    assert await world.result(id) == "too late"
+    assert Town.done == UNDONE
+    assert log_of(world) == b'["undone"]'
