@@ -89,6 +89,9 @@ UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, o
 
 _REMOVED_AT_ONCE: Final = 1_000
 
+_WAITERS_LOOKED_THROUGH: Final = 32
+"""Fewer than these may wait for one thing without that anybody asks whether they still do."""
+
 _NONE_RETAINED: Final[OrderedDict[str, int]] = OrderedDict()
 
 
@@ -510,6 +513,7 @@ class Kernel:
         if promise.outcome is not None:
             self._deliver(invocation, Delivery(at, command.index, promise.outcome))
         else:
+            self._look_through(promise.waiters)
             promise.waiters.append((invocation.id, command.index))
 
     def _complete_promise(self, invocation: Invocation, command: CompletePromise, at: int) -> None:
@@ -554,6 +558,16 @@ class Kernel:
             self._deliver(invocation, Delivery(at, receivers.pop(0), outcome))
         else:
             history.received.setdefault(name, []).append(outcome)
+
+    def _look_through(self, waiters: list[tuple[str, int]]) -> None:
+        """Those that have ended don't wait any more.  Looked for whenever there are twice as many as the last time."""
+        count = len(waiters)
+        if count >= _WAITERS_LOOKED_THROUGH and count.bit_count() == 1:
+            waiters[:] = [waiter for waiter in waiters if self._is_open(waiter[0])]
+
+    def _is_open(self, id: str) -> bool:
+        invocation = self._invocations.find(id)
+        return invocation is not None and not invocation.ended
 
     def _promise(self, invocation: Invocation, name: str) -> PromiseState:
         entry = self._entry_of(invocation)
@@ -741,6 +755,7 @@ class Kernel:
             self._deliver(waiter, Delivery(at, command, outcome or UNKNOWN))
             return
         waiter.the_history().calls[command] = id
+        self._look_through(other.waiters or [])
         other.add_waiter(waiter.id, command)
 
     def _pause(self, invocation: Invocation) -> None:
@@ -855,10 +870,21 @@ class Kernel:
             self._forget_workflow(invocation)
 
     def _forget_workflow(self, run: Invocation) -> None:
-        """Its retention time is over: state and promises go with the outcome."""
-        entry = self._objects.change((run.service, run.key))
-        if entry is not None and entry.idle:
-            self._remove((run.service, run.key), entry)
+        """Its retention time is over: state and promises go with the outcome.
+
+        Who waits for a promise that nobody has completed waits on, as one who came before the run.
+        """
+        key = (run.service, run.key)
+        entry = self._objects.change(key)
+        if entry is None or not entry.idle:
+            return
+        waited_for: dict[str, PromiseState] = {}
+        for name, promise in (entry.promises or {}).items():
+            if waiters := [waiter for waiter in promise.waiters if self._is_open(waiter[0])]:
+                waited_for[name] = PromiseState(waiters=waiters)
+        self._remove(key, entry)
+        if waited_for:
+            self._objects.add(key, ObjectEntry(promises=waited_for))
 
     def _remove(self, key: ObjectKey, entry: ObjectEntry) -> None:
         """An object is gone, and the entries of its Lists and Maps with it."""

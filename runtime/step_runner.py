@@ -54,6 +54,7 @@ class RunningStep(StepContext):
     progress: object = None
     task: asyncio.Task[None] | None = None
     thread: asyncio.Future[Any] | None = None
+    begun = False
     stop_requested = False
     traced: TracedStep | None = None
 
@@ -138,6 +139,8 @@ class StepRunner:
         step = self._running.pop(id, None)
         if step is not None:
             self._leaving.add(step)
+            if step.task is not None and not step.begun:  # cancelled now, its coroutine never runs: nobody would tell
+                step.task.add_done_callback(lambda _: self._left(step, None))
             step.cancel()
 
     def leaving(self, invocation: str) -> list[asyncio.Task[None]]:
@@ -158,6 +161,7 @@ class StepRunner:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     async def _in_loop(self, step: RunningStep) -> None:
+        step.begun = True
         timeout_seconds = step.call.options.timeout_seconds
         try:
             if timeout_seconds is None:
@@ -179,6 +183,7 @@ class StepRunner:
         return b"null"
 
     async def _in_thread(self, step: RunningStep) -> None:
+        step.begun = True
         try:
             async with _limited(step.call.options.timeout_seconds):
                 step.thread = self._threads.run(self._loop, contextvars.copy_context(), step.call.call)

@@ -291,6 +291,24 @@ async def test_steps_that_are_not_wanted_any_more_leave_the_line(worlds: Worlds)
     assert (limiter.steps.held(), limiter.steps.waiting()) == (0, 0)
 
 
+async def test_a_step_cancelled_before_its_first_line_gives_its_place_back(worlds: Worlds) -> None:
+    """asyncio never runs such a task's coroutine, so that it can't say itself that it has left."""
+    world = await worlds(Planks).start()
+    limiter = world.runtime.engine.limiter
+    assert limiter is not None
+    first = (await world.runtime.send(world.ref(Planks).saw, "a", 2)).id
+    await world.until(lambda: limiter.steps.held() == 2)
+    assert bench.begun == []
+
+    await world.runtime.engine.operations.kill(first)
+
+    second = (await world.runtime.send(world.ref(Planks).saw, "b", 2)).id
+    await begun(world, 2)
+    bench.end("b0", "b1")
+    assert await results(world, [second]) == [["b0", "b1"]]
+    assert (limiter.steps.held(), limiter.steps.waiting()) == (0, 0)
+
+
 class Patient(Service, limits=Limits(running=1)):
     @handler
     async def wait(self) -> str:

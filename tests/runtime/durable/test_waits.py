@@ -719,3 +719,35 @@ async def test_a_week_of_sleeps_takes_no_time(worlds: Worlds) -> None:
         id = await world.send(world.ref(Worker, "w").work, 7 * 86_400)
         await world.runtime.advance(timedelta(days=7))
     assert await world.result(id) == "worked 604800.0"
+
+
+async def test_who_waits_for_a_promise_waits_on_when_its_run_is_purged(worlds: Worlds) -> None:
+    """As who comes before the run: the id may be used again, and what is decided then is for them too."""
+    world = await worlds(Review).start()
+    review = world.ref(Review, "r")
+    run = await world.send(review.run, "a book")
+    hears, gave_up = await world.send(review.hear), await world.send(review.hear)
+    await world.runtime.handle(gave_up).cancel()
+    await world.runtime.handle(run).cancel()
+    await world.settle()
+    await world.runtime.engine.operations.purge(run)
+    await world.restart()
+
+    await world.call(world.ref(Review, "r").decide("good"))
+
+    assert await world.result(hears) == "good"
+
+
+async def test_who_has_stopped_waiting_is_not_kept(worlds: Worlds) -> None:
+    """A promise that nobody completes, and many who ask for a while: what is kept of them doesn't grow for ever."""
+    world = await worlds(Review).start()
+    review = world.ref(Review, "r")
+    for _ in range(100):
+        asked = await world.send(review.hear)
+        await world.runtime.handle(asked).cancel()
+        await world.settle()
+
+    entry = world.runtime.engine.kernel.entry("Review", "r")
+    assert entry is not None
+    assert entry.promises is not None
+    assert len(entry.promises["verdict"].waiters) < 64
