@@ -12,11 +12,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from . import watching
-from .exits import USAGE
+from .exits import CUT_OFF, USAGE
 from .invocation_commands import now, reason_of, reasons_in, target_of
 from .invocation_queries import wanted
 from .query_terms import OPEN, literal
-from .remote import CUT_OFF, UNKNOWN, CommandFailed, Server
+from .remote import UNKNOWN, CommandFailed, Server
 from .terminal import clock, count, duration, seconds_between, table, text
 from .watching import View
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final, Literal
 
-from .remote import Server
+from .remote import Server, TimedOut
 from .terminal import count, print_table
 
 Format = Literal["table", "json", "jsonl", "csv"]
@@ -20,9 +20,13 @@ _ACCEPT: Final[dict[Format, str]] = {
 }
 
 
-def ask(statement: str, admin: str, format: Format, token_file: Path | None) -> int:
+def ask(statement: str, admin: str, format: Format, token_file: Path | None, timeout_seconds: float) -> int:
     """Prints the answer.  Raises CommandFailed."""
-    answer = Server(admin, token_file).query(statement, _ACCEPT[format])
+    server = Server(admin, token_file, answer_seconds=timeout_seconds)
+    try:
+        answer = server.query(statement, _ACCEPT[format])
+    except TimedOut as error:
+        raise TimedOut(f"{error}; --timeout waits longer", error.exit_code) from error
     if format == "table":
         rows = json.loads(answer)["rows"]
         print_table(rows)
