@@ -9,14 +9,16 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from . import standard_output
 from .cli_remote import REMOTE
 from .cli_store import STORE
-from .exits import INTERNAL, INTERRUPTED, USAGE
+from .exits import INTERNAL, INTERRUPTED, NOT_READ, USAGE
 
 DATA_DIR = Path("perdure-data")
 INGRESS = "127.0.0.1:8080"
@@ -273,13 +275,16 @@ def _take_hash_seed_of(data_dir: Path) -> None:
 
 def main() -> NoReturn:
     """The `perdure` command."""
+    standard_output.install()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """One command line; returns the exit code. What went wrong is one line on stderr."""
     try:
-        return commands.main(list(arguments), prog_name="perdure", standalone_mode=False) or 0
+        exit_code: int = commands.main(list(arguments), prog_name="perdure", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
@@ -287,6 +292,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(error.format_message(), USAGE)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        return NOT_READ
     except Exception as error:
         return _failed(error)
 
@@ -305,5 +312,6 @@ def _failed(error: Exception) -> int:
 def _complain(message: str, exit_code: int) -> int:
     from .logs import printable
 
-    print(f"perdure: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):  # the exit code is what is left to tell then
+        print(f"perdure: {printable(' '.join(message.split()))}", file=sys.stderr)
     return exit_code

@@ -17,6 +17,7 @@ and should leave 2 and 10 to 13 to a person.  What 1 to 9 mean of the commands t
 process is in remote.py.
 """
 
+NOT_READ = 1
 USAGE = 2
 CUT_OFF = 3
 IN_USE = 10

@@ -107,10 +107,11 @@ def edit(object: str, server: Server) -> int:
     before = _pretty(view["state"]) + "\n"
     try:
         written = click.edit(before, extension=".json")
-    except click.ClickException as error:
-        raise CommandFailed(
-            f"{error.format_message()}: name an editor in EDITOR; nothing was changed", USAGE
-        ) from error
+    except (click.ClickException, OSError, ValueError) as error:
+        # Of an OSError or a ValueError: EDITOR that can't be split into words, a file that the editor removed, or that
+        # is no text any more.
+        why = error.format_message() if isinstance(error, click.ClickException) else f"the editor failed ({error})"
+        raise CommandFailed(f"{why}: name an editor in VISUAL or EDITOR; nothing was changed", USAGE) from error
     if written is None or written == before:
         print_line(f"{object} stays as it was")
         return 0

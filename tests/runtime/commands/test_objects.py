@@ -259,6 +259,29 @@ async def test_an_editor_that_fails(typist: Typist, editor: Callable[[str], None
     assert "EDITOR" in said.complaint
 
 
+@pytest.mark.parametrize("command", ["rm", 'vim "x', "nowhere-to-be-found", ""])
+async def test_an_editor_that_is_none(typist: Typist, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """One that removes the file, or is no command: one line, and nothing was changed."""
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", command)
+    monkeypatch.setenv("PATH", "/bin" if command else "")
+
+    said = await typist.types("state", "edit", "Sack/same")
+
+    assert said.code == 2
+    assert "name an editor in VISUAL or EDITOR; nothing was changed" in said.complaint
+
+
+async def test_what_is_no_text_is_not_taken(typist: Typist, editor: Callable[[str], None]) -> None:
+    """An editor may save in any encoding."""
+    editor("path.write_bytes(b'\\xff'); sys.exit()")
+
+    said = await typist.types("state", "edit", "Sack/same")
+
+    assert said.code == 2
+    assert "nothing was changed" in said.complaint
+
+
 async def test_state_is_cleared_with_yes_only(typist: Typist) -> None:
     await typist.types("call", "Sack/gone/put", "1")
     await typist.types("call", "Sack/gone/wish", '{"what": "ball"}')
