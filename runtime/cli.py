@@ -155,8 +155,9 @@ def serve(
 def check(targets: tuple[str, ...], data_dir: Path) -> int:
     """Run every open invocation of DIR against the code of each TARGET, without effects: a gate before a deploy.
 
-    Says which would diverge and where, and which patches no open invocation needs any more.
-    Exit code 0 if none would diverge, 1 if any would.
+    Says which would diverge and where, which have no class among the targets, so that they would wait until it is
+    served again, and which patches no open invocation needs any more.
+    Exit code 0 if all would go on, 1 if any would diverge or wait.
 
     \b
     Example: perdure check examples/signup.py --data-dir perdure-data
@@ -178,7 +179,7 @@ def check(targets: tuple[str, ...], data_dir: Path) -> int:
 def replay(target: str, id: str, data_dir: Path, pdb: bool) -> int:
     """Run the open invocation ID again from its journal, against the code of TARGET, without effects.
 
-    Says how far it gets. Exit code 0 if all its turns go as recorded, 1 if it diverges.
+    Says how far it gets. Exit code 0 if all its turns go as recorded, 1 if it diverges or TARGET lacks its class.
 
     \b
     Example: perdure replay examples/signup.py inv_1f2e… --pdb
