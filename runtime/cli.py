@@ -54,7 +54,10 @@ SECONDS = click.IntRange(0, 86_400)
 @click.group("perdure", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="perdure", message="perdure %(version)s")
 def commands() -> None:
-    """Durable virtual objects: ordinary asyncio that survives SIGKILL."""
+    """Durable virtual objects: ordinary asyncio that survives SIGKILL.
+
+    Exit codes are in the help of each command. Of any: 3 if what it prints can't be written, 130 after Ctrl-C.
+    """
 
 
 @commands.command()

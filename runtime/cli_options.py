@@ -88,7 +88,8 @@ def timeout(default: float | None, help: str) -> Callable[[Function], Function]:
 
 def _every(context: click.Context, parameter: click.Parameter, seconds: float) -> float | None:
     """None where nothing is watched."""
-    return _number(context, parameter, seconds) if context.params.pop("watched") else None
+    number = _number(context, parameter, seconds)
+    return number if context.params.pop("watched") else None
 
 
 watch: Final = options(

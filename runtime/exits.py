@@ -13,8 +13,8 @@
     130  interrupted before there was anything to stop
 
 10 to 14 are raised by `perdure.journal`, whose errors carry their code. A supervisor may start again after 14 and 15,
-and should leave 2 and 10 to 13 to a person.  What 1 to 9 mean of the commands that ask a running
-process is in remote.py.
+and should leave 2 and 10 to 13 to a person.  What 1 to 9 mean of the
+commands that ask a running process is in remote.py.
 """
 
 NOT_READ = 1
