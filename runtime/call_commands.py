@@ -47,12 +47,16 @@ def send(
         _check_delay(delay)
         path += f"?delay={quote(delay, safe='', errors='replace')}"
     with server.open("POST", path, body, headers) as response:
-        answer = json.loads(server.read(response))
+        answer = server.read(response)
+    try:
+        accepted = json.loads(answer)
+        id, before = accepted["invocationId"], accepted["status"] == "PreviouslyAccepted"
+    except (ValueError, KeyError, TypeError):
+        server.refuse_strange()
     if as_json:
-        print_json(answer)
+        print_json(accepted)
     else:
-        before = answer["status"] == "PreviouslyAccepted"
-        print_line(f"{'accepted before as' if before else 'accepted'} {answer['invocationId']}")
+        print_line(f"{'accepted before as' if before else 'accepted'} {id}")
     return 0
 
 

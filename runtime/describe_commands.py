@@ -100,7 +100,7 @@ def _meant(query: str, server: Server) -> str:
 
 
 def _found(id: str, server: Server) -> Found:
-    view: dict[str, Any] = server.get(f"/invocations/{id}")
+    view: dict[str, Any] = server.get(f"/invocations/{id}", "status")
     named = literal(id)
     journal = server.rows(
         f'SELECT {_ENTRY} FROM sys_journal WHERE id = {named} ORDER BY "index" LIMIT {ENTRIES_MAX + 1}'

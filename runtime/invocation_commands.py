@@ -107,7 +107,9 @@ def _rows(asked: Listed, server: Server) -> list[dict[str, Any]]:
 
 def unserved(query: str | None, server: Server) -> str | None:
     """Of what nothing was found for: why that may be, if it names what isn't served.  Raises CommandFailed."""
-    return None if query is None or is_id(query) else why_not_served(query, server.get("/services")["services"])
+    if query is None or is_id(query):
+        return None
+    return why_not_served(query, server.get("/services", "services")["services"])
 
 
 def _listing(rows: Sequence[Mapping[str, Any]], limit: int) -> RenderableType:

@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, cast
 from urllib.parse import urlsplit
 
 from .exits import CUT_OFF, USAGE, StartRefused
@@ -135,9 +135,12 @@ class Server:
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._opener = urllib.request.build_opener(_NoRedirects, _Http, _Https)
 
-    def get(self, path: str) -> Any:
-        """The answer's JSON."""
-        return self._json(self.open("GET", path, changes=False), changes=False)
+    def get(self, path: str, field: str) -> Any:
+        """The answer's JSON, an object that has at least this field: anybody's port may answer with some JSON."""
+        answer = self._json(self.open("GET", path, changes=False), changes=False)
+        if not isinstance(answer, dict) or field not in answer:
+            self.refuse_strange()
+        return cast("dict[str, Any]", answer)
 
     def patch(self, path: str) -> Any:
         """The answer's JSON, None if it has no body."""
@@ -148,7 +151,7 @@ class Server:
         try:
             rows: list[dict[str, Any]] = json.loads(self.query(statement, "application/json"))["rows"]
         except (ValueError, KeyError, TypeError):
-            self._not_ours()
+            self.refuse_strange()
         return rows
 
     def query(self, statement: str, accept: str) -> bytes:
@@ -211,9 +214,10 @@ class Server:
         try:
             return json.loads(body) if body else None
         except ValueError:
-            self._not_ours()
+            self.refuse_strange()
 
-    def _not_ours(self) -> NoReturn:
+    def refuse_strange(self) -> NoReturn:
+        """An answer that is good, and not to be understood."""
         raise CommandFailed(f"what {self.url} answers is not Perdure's: is that the right port?", UNREACHABLE)
 
     def _failure(self, error: urllib.error.HTTPError, exit_codes: Mapping[int, int], *, changes: bool) -> CommandFailed:

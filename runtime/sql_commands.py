@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +12,6 @@ from .terminal import count, print_table
 Format = Literal["table", "json", "jsonl", "csv"]
 
 _ACCEPT: Final[dict[Format, str]] = {
-    "table": "application/json",
     "json": "application/json",
     "jsonl": "application/jsonl",
     "csv": "text/csv",
@@ -24,14 +22,14 @@ def ask(statement: str, admin: str, format: Format, token_file: Path | None, tim
     """Prints the answer.  Raises CommandFailed."""
     server = Server(admin, token_file, answer_seconds=timeout_seconds)
     try:
+        if format == "table":
+            rows = server.rows(statement)
+            print_table(rows)
+            print(count(len(rows), "row"))
+            return 0
         answer = server.query(statement, _ACCEPT[format])
     except TimedOut as error:
         raise TimedOut(f"{error}; --timeout waits longer", error.exit_code) from error
-    if format == "table":
-        rows = json.loads(answer)["rows"]
-        print_table(rows)
-        print(count(len(rows), "row"))
-        return 0
     sys.stdout.buffer.write(answer)
     if format == "json":
         sys.stdout.buffer.write(b"\n")

@@ -29,7 +29,7 @@ _EXIT_CODES: Final = {**EXIT_CODES, 409: CONFLICT}
 
 def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: bool) -> int:
     """One on a line, as the other commands take them.  Raises CommandFailed."""
-    service = server.get(f"/services/{_quoted(name)}")  # which says so if there is no such class
+    service = server.get(f"/services/{_quoted(name)}", "ty")  # which says so if there is no such class
     if service["ty"] == "Service":
         raise CommandFailed(f"{name} is a Service: it has no keys and no state", REFUSED)
     behind = "" if after is None else f" AND service_key > {literal(after)}"
@@ -155,7 +155,7 @@ def _path(object: str) -> _Path:
 
 
 def _view(path: _Path, server: Server) -> dict[str, Any]:
-    view: dict[str, Any] = server.get(f"{path.service}/state/{path.key}")
+    view: dict[str, Any] = server.get(f"{path.service}/state/{path.key}", "state")
     return view
 
 

@@ -163,6 +163,17 @@ def test_a_503_says_whether_anything_was_recorded(
     assert named in said[1]
 
 
+@pytest.mark.parametrize("body", ["[]", "{}", "null", '"ok"', "<html>"])
+@pytest.mark.parametrize("words", [*READS, ["send", "Account/a/deposit"]], ids=" ".join)
+def test_a_good_answer_that_is_not_perdures(words: list[str], body: str, complaint: Complaint) -> None:
+    """Whoever else listens there may answer with any JSON."""
+    with answering("200 OK", body) as url:
+        code, said = complaint(words, url)
+
+    assert code == 4
+    assert "is not Perdure's: is that the right port?" in said
+
+
 @pytest.mark.parametrize("url", ["http://ann:secret@127.0.0.1:1", "ann:secret@host", "http://ann:secret@[::1", "@"])
 @pytest.mark.parametrize("words", [["services", "list"], ["call", "Account/a/deposit"]], ids=" ".join)
 def test_a_password_in_an_address_is_refused_and_not_shown(words: list[str], url: str, complaint: Complaint) -> None:
