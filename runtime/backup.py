@@ -46,6 +46,9 @@ MANIFEST: Final = "manifest.json"
 _MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 1024 * 1024
 _ATTEMPTS: Final = 20
+_ARCHIVE: Final = ".tar"
+_OTHER_ARCHIVES: Final = (".zip", ".7z", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", _ARCHIVE)
+"""Of a name in lower case.  Whoever ends it so wants a file of that kind, not a folder; any other dot is a name's."""
 _NAME: Final = re.compile(rf"{re.escape(STORE_FILE)}|{re.escape(hash_seed.FILE)}|\d{{12}}\.segment")
 
 Count = Annotated[int, Meta(ge=0)]
@@ -103,6 +106,7 @@ async def back_up(directory: Path, target: Path) -> Manifest:
     """Raises BackupFailed, JournalError, StoreError; then `target` is as it was, and `directory` always is."""
     refuse_without_journal(directory)
     _refuse_inside(directory, target)
+    _refuse_other_archives(target)
     if target.exists() or target.is_symlink():
         raise BackupFailed(f"{target} exists: name another target, or remove it; nothing was written", USAGE)
     with _partial_folder(target) as partial:
@@ -113,7 +117,7 @@ async def back_up(directory: Path, target: Path) -> Manifest:
         for path in partial.iterdir():
             path.chmod(0o600)
         _sync_all(partial)
-        if target.suffix == ".tar":
+        if target.suffix == _ARCHIVE:
             packed = partial / "packed"
             await asyncio.to_thread(_pack, partial, packed, manifest)
             packed.chmod(0o600)
@@ -446,6 +450,15 @@ def _no_room(target: Path) -> str:
 def _refuse_inside(directory: Path, target: Path) -> None:
     if directory.resolve() in (target.parent.resolve(), *target.parent.resolve().parents):
         raise BackupFailed(f"{target} lies in the data directory: name one outside; nothing was written", USAGE)
+
+
+def _refuse_other_archives(target: Path) -> None:
+    if target.suffix != _ARCHIVE and target.name.lower().endswith(_OTHER_ARCHIVES):
+        raise BackupFailed(
+            f"{target} would be a folder: a backup is a folder, or a file that ends in {_ARCHIVE}, not compressed; "
+            "nothing was written: name one of these",
+            USAGE,
+        )
 
 
 def _empty(folder: Path) -> None:

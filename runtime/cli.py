@@ -9,14 +9,16 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from . import standard_output
 from .cli_remote import REMOTE
 from .cli_store import STORE
-from .exits import INTERNAL, INTERRUPTED, USAGE
+from .exits import INTERNAL, INTERRUPTED, NOT_READ, USAGE
 
 DATA_DIR = Path("perdure-data")
 INGRESS = "127.0.0.1:8080"
@@ -52,7 +54,10 @@ SECONDS = click.IntRange(0, 86_400)
 @click.group("perdure", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="perdure", message="perdure %(version)s")
 def commands() -> None:
-    """Durable virtual objects: ordinary asyncio that survives SIGKILL."""
+    """Durable virtual objects: ordinary asyncio that survives SIGKILL.
+
+    Exit codes are in the help of each command. Of any: 3 if what it prints can't be written, 130 after Ctrl-C.
+    """
 
 
 @commands.command()
@@ -153,8 +158,9 @@ def serve(
 def check(targets: tuple[str, ...], data_dir: Path) -> int:
     """Run every open invocation of DIR against the code of each TARGET, without effects: a gate before a deploy.
 
-    Says which would diverge and where, and which patches no open invocation needs any more.
-    Exit code 0 if none would diverge, 1 if any would.
+    Says which would diverge and where, which have no class among the targets, so that they would wait until it is
+    served again, and which patches no open invocation needs any more.
+    Exit code 0 if all would go on, 1 if any would diverge or wait.
 
     \b
     Example: perdure check examples/signup.py --data-dir perdure-data
@@ -176,7 +182,7 @@ def check(targets: tuple[str, ...], data_dir: Path) -> int:
 def replay(target: str, id: str, data_dir: Path, pdb: bool) -> int:
     """Run the open invocation ID again from its journal, against the code of TARGET, without effects.
 
-    Says how far it gets. Exit code 0 if all its turns go as recorded, 1 if it diverges.
+    Says how far it gets. Exit code 0 if all its turns go as recorded, 1 if it diverges or TARGET lacks its class.
 
     \b
     Example: perdure replay examples/signup.py inv_1f2e… --pdb
@@ -273,13 +279,16 @@ def _take_hash_seed_of(data_dir: Path) -> None:
 
 def main() -> NoReturn:
     """The `perdure` command."""
+    standard_output.install()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """One command line; returns the exit code. What went wrong is one line on stderr."""
     try:
-        return commands.main(list(arguments), prog_name="perdure", standalone_mode=False) or 0
+        exit_code: int = commands.main(list(arguments), prog_name="perdure", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
@@ -287,6 +296,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(error.format_message(), USAGE)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        return NOT_READ
     except Exception as error:
         return _failed(error)
 
@@ -305,5 +316,6 @@ def _failed(error: Exception) -> int:
 def _complain(message: str, exit_code: int) -> int:
     from .logs import printable
 
-    print(f"perdure: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):  # the exit code is what is left to tell then
+        print(f"perdure: {printable(' '.join(message.split()))}", file=sys.stderr)
     return exit_code

@@ -17,7 +17,8 @@ ADMIN_URL = "http://127.0.0.1:9070"
 INGRESS_URL = "http://127.0.0.1:8080"
 
 EXIT_CODES = """Exit code 1 if it is refused, 2 if the command line is wrong, 3 if the answer is cut off, 4 if nobody
-    answers, 5 without the right token, 6 if there is no such thing, 9 if the answer was lost: it may have happened."""
+    answers, 5 without the right token, 6 if there is no such thing, 9 if the answer to a change was lost: it may have
+    happened."""
 
 Function = Callable[..., Any]  # Any: a command takes what its options say
 
@@ -63,11 +64,32 @@ status_option: Final = click.option(
 )
 
 
+_SECONDS_MAX: Final = 7 * 86_400  # a socket's own time limit ends at 24 days
+
+
+def _number(context: click.Context, parameter: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and math.isnan(seconds):  # which is in every range
+        raise click.BadParameter("nan is no number of seconds")
+    return seconds
+
+
+def timeout(default: float | None, help: str) -> Callable[[Function], Function]:
+    """The command gets `timeout`, in seconds."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(0, _SECONDS_MAX, min_open=True),
+        metavar="SECONDS",
+        default=default,
+        show_default=default is not None,
+        callback=_number,
+        help=help,
+    )
+
+
 def _every(context: click.Context, parameter: click.Parameter, seconds: float) -> float | None:
     """None where nothing is watched."""
-    if math.isnan(seconds):  # which is in every range
-        raise click.BadParameter("nan is no number of seconds")
-    return seconds if context.params.pop("watched") else None
+    number = _number(context, parameter, seconds)
+    return number if context.params.pop("watched") else None
 
 
 watch: Final = options(

@@ -10,25 +10,32 @@ import click
 
 from .cli_invocations import invocations
 from .cli_objects import services, state
-from .cli_options import EXIT_CODES, admin, as_json, ingress, options, watch
+from .cli_options import EXIT_CODES, admin, as_json, ingress, options, timeout, watch
 
 
 @click.command()
 @click.argument("statement", metavar="SELECT")
 @click.option("--format", "-f", "output", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table")
+@timeout(60, "Give up if nothing has come for so long; how long a query may take, the server says.")
 @admin
-def sql(statement: str, admin: str, output: Any, token_file: Path | None) -> int:  # Any: one of click's choices
+def sql(
+    statement: str,
+    output: Any,  # Any: one of click's choices
+    timeout: float,
+    admin: str,
+    token_file: Path | None,
+) -> int:
     """Ask a running process what it holds: sys_invocation, sys_journal, sys_inbox, sys_promise, sys_locks, sys_limits,
     sys_service, state.
 
-    Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers, 5 without the right token.
+    Exit code 1 if that is no question, 3 if it was cut off, 4 if nobody answers (in time), 5 without the right token.
 
     \b
     Example: perdure sql "SELECT target, waiting_for FROM sys_invocation WHERE status = 'suspended'"
     """
     from . import sql_commands
 
-    return sql_commands.ask(statement, admin, output, token_file)
+    return sql_commands.ask(statement, admin, output, token_file, timeout)
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
@@ -115,6 +122,9 @@ _idempotency_key = click.option(
 
     {_ARGUMENTS} What a stream yields is printed item by item, as it comes.
 
+    It waits as long as the handler takes, or as --timeout says: the invocation goes on without it, and the same call
+    with the same --idempotency-key waits for it again.
+
     {EXIT_CODES[:-1]}, 7 if the handler ended in an error.
 
     \b
@@ -124,12 +134,21 @@ _idempotency_key = click.option(
 )
 @_target
 @_idempotency_key
+@timeout(None, "Wait no longer for the answer, or for the next item; what was called goes on.")
 @ingress
-def call(target: str, argument: str | None, idempotency_key: str | None, ingress: str, token_file: Path | None) -> int:
+def call(
+    target: str,
+    argument: str | None,
+    idempotency_key: str | None,
+    timeout: float | None,
+    ingress: str,
+    token_file: Path | None,
+) -> int:
     from . import call_commands
     from .remote import Server
 
-    return call_commands.call(target, argument, idempotency_key, Server(ingress, token_file))
+    server = Server(ingress, token_file, "ingress", timeout)
+    return call_commands.call(target, argument, idempotency_key, server)
 
 
 @click.command(
@@ -161,7 +180,7 @@ def send(
     from . import call_commands
     from .remote import Server
 
-    server = Server(ingress, token_file)
+    server = Server(ingress, token_file, "ingress")
     return call_commands.send(target, argument, delay, idempotency_key, server, as_json=as_json)
 
 

@@ -54,7 +54,8 @@ def backup(directory: Path, target: Path) -> int:
     """Copy data directory DIR to TARGET, a new folder or a file that ends in .tar; also while a process serves it.
 
     All that was acknowledged before is in it. The copy is verified before it gets its name.
-    Exit code 2 if TARGET exists, 12 if DIR is damaged, 13 if TARGET can't be written.
+    Exit code 2 if TARGET exists or is to be another archive, 10 if something else writes TARGET, 12 if DIR is damaged,
+    13 if DIR can't be read or TARGET can't be written.
 
     \b
     Example: perdure backup perdure-data /backups/monday.tar
@@ -70,8 +71,8 @@ def backup(directory: Path, target: Path) -> int:
 def restore(source: Path, directory: Path) -> int:
     """Make the new data directory DIR from the backup SOURCE, if all of it is as it was backed up.
 
-    Exit code 2 if DIR is not empty, 11 if a newer release made SOURCE, 12 if SOURCE is damaged, 13 if DIR can't be
-    written.
+    Exit code 2 if DIR is not empty, 10 if a process serves DIR, 11 if a newer release made SOURCE, 12 if SOURCE is
+    damaged, 13 if DIR can't be written.
 
     \b
     Example: perdure restore /backups/monday.tar perdure-data

@@ -12,11 +12,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from . import watching
-from .exits import USAGE
-from .invocation_commands import now, reason_of, reasons_in, target_of
+from .exits import CUT_OFF, USAGE
+from .invocation_commands import now, reason_of, reasons_in, target_of, unserved
 from .invocation_queries import wanted
 from .query_terms import OPEN, literal
-from .remote import CUT_OFF, UNKNOWN, CommandFailed, Server
+from .remote import UNKNOWN, CommandFailed, Server
 from .terminal import clock, count, duration, seconds_between, table, text
 from .watching import View
 
@@ -86,7 +86,8 @@ def _meant(query: str, server: Server) -> str:
         f"ORDER BY {in_line}, created_at, id LIMIT {CANDIDATES_MAX + 1}"
     ) or server.rows(f"SELECT {fields} FROM sys_invocation WHERE {found.where} ORDER BY completed_at DESC, id LIMIT 1")
     if not rows:
-        raise CommandFailed(f"no invocation of {query!r} is kept", UNKNOWN)
+        why = unserved(query, server)
+        raise CommandFailed(f"no invocation of {query!r} is kept{'' if why is None else f'; {why}'}", UNKNOWN)
     candidates = [row for row in rows if row["status"] not in ("scheduled", "pending")] or rows
     if len(candidates) > 1:
         named = ", ".join(f"{row['id']} ({target_of(row)}, {row['status']})" for row in candidates[:CANDIDATES_MAX])
@@ -99,7 +100,7 @@ def _meant(query: str, server: Server) -> str:
 
 
 def _found(id: str, server: Server) -> Found:
-    view: dict[str, Any] = server.get(f"/invocations/{id}")
+    view: dict[str, Any] = server.get(f"/invocations/{id}", "status")
     named = literal(id)
     journal = server.rows(
         f'SELECT {_ENTRY} FROM sys_journal WHERE id = {named} ORDER BY "index" LIMIT {ENTRIES_MAX + 1}'

@@ -1,7 +1,9 @@
 """The exit codes of `perdure`, and the errors that stand for a start refused and for a bug.
 
     0    stopped as asked
+    1    nobody read on what was printed, as behind `| head`
     2    the command line, a TARGET, a settings file or an address can't be used; nothing was touched
+    3    what is printed was cut off: standard output can't be written
     10   another process holds the data directory
     11   the data directory was written by a newer version
     12   the data directory is damaged
@@ -11,10 +13,13 @@
     130  interrupted before there was anything to stop
 
 10 to 14 are raised by `perdure.journal`, whose errors carry their code. A supervisor may start again after 14 and 15,
-and should leave 2 and 10 to 13 to a person.  1 to 9 of the commands that ask a running process are in remote.py.
+and should leave 2 and 10 to 13 to a person.  What 1 to 9 mean of the
+commands that ask a running process is in remote.py.
 """
 
+NOT_READ = 1
 USAGE = 2
+CUT_OFF = 3
 IN_USE = 10
 NEWER = 11
 DAMAGED = 12

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 
 from . import watching
 from .exits import USAGE
-from .invocation_queries import wanted
+from .invocation_queries import is_id, wanted, why_not_served
 from .query_terms import OPEN, STATUSES
 from .remote import REFUSED, UNKNOWN, CommandFailed, Server
 from .terminal import (
@@ -82,9 +82,14 @@ class Listed(NamedTuple):
 
 def show(asked: Listed, server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints them, the newest first.  Raises CommandFailed."""
+    looked = False
 
     def look() -> View:
+        nonlocal looked
         rows = _rows(asked, server)
+        if not (rows or looked) and (why := unserved(asked.query, server)) is not None:
+            complain(why)
+        looked = True
         return View(rows[: asked.limit], _listing(rows, asked.limit))
 
     return watching.show(look, every_seconds, as_json=as_json)
@@ -98,6 +103,13 @@ def _rows(asked: Listed, server: Server) -> list[dict[str, Any]]:
     return server.rows(
         f"SELECT {_FIELDS} FROM sys_invocation WHERE {found.where} ORDER BY created_at DESC, id LIMIT {asked.limit + 1}"
     )
+
+
+def unserved(query: str | None, server: Server) -> str | None:
+    """Of what nothing was found for: why that may be, if it names what isn't served.  Raises CommandFailed."""
+    if query is None or is_id(query):
+        return None
+    return why_not_served(query, server.get("/services", "services")["services"])
 
 
 def _listing(rows: Sequence[Mapping[str, Any]], limit: int) -> RenderableType:
@@ -160,7 +172,9 @@ def act(action: Action, query: str, statuses: tuple[str, ...], server: Server, *
     meant = _meant(action, query, statuses, server)
     if not meant:
         kind = "" if statuses == STATUSES else f" that is {' or '.join(statuses or action.of)}"
-        raise CommandFailed(f"nothing to {action.verb}: no invocation of {query!r}{kind}", UNKNOWN)
+        why = unserved(query, server)
+        because = "" if why is None else f"; {why}"
+        raise CommandFailed(f"nothing to {action.verb}: no invocation of {query!r}{kind}{because}", UNKNOWN)
     if len(meant) > 1 and not yes:
         _confirm(action, meant)
     done: list[dict[str, str]] = []

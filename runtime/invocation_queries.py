@@ -6,8 +6,8 @@ As on the ingress, a slash in a key is written %2F and a percent sign %25; each 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from .exits import USAGE
@@ -34,6 +34,25 @@ def wanted(query: str | None, statuses: Sequence[str] = ()) -> Wanted:
         conditions.append(f"status IN ({', '.join(map(literal, statuses))})")
     id = query if query is not None and is_id(query) else None
     return Wanted(id, " AND ".join(conditions) or "1")
+
+
+def why_not_served(query: str, services: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which part of a path no class or handler goes by, of those that `GET /services` lists; None if all are served.
+
+    That is no error by itself: invocations are kept, and open, also where their class is served no more.
+    """
+    name, *rest = parts_of(query, FORMS)
+    service = next((each for each in services if each["name"] == name), None)
+    if service is None:
+        return f"no class {name!r} is served: `perdure services list` lists them"
+    keyed = service["ty"] != "Service"
+    if len(rest) == 2 and not keyed:
+        return f"{name} is a Service: its invocations have no key"
+    handlers = sorted(each["name"] for each in service["handlers"])
+    called = rest[-1] if len(rest) == 2 or (rest and not keyed) else None
+    if called is not None and called not in handlers:
+        return f"{name} has no handler {called!r}; it has: {', '.join(handlers)}"
+    return None
 
 
 def is_id(text: str) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,10 +116,23 @@ async def _apply(kernel: Kernel, data_dir: Path, begin: int, on_progress: OnProg
 
 def open_invocations(kernel: Kernel) -> Iterator[Invocation]:
     """Those that have done something and are not over, oldest first."""
+    begun = (one for one in _not_ended(kernel) if one.last_turn)
+    return iter(sorted(begun, key=lambda one: one.created_at))
+
+
+def not_begun_nor_served(kernel: Kernel, registry: Registry) -> Counter[str]:
+    """How many wait to begin, by Class/handler, that the code at hand does not have."""
+    return Counter(
+        f"{one.service}/{one.handler}"
+        for one in _not_ended(kernel)
+        if not one.last_turn and registry.handler(one.service, one.handler) is None
+    )
+
+
+def _not_ended(kernel: Kernel) -> Iterator[Invocation]:
     there = [one.id for one in kernel.memory.stored_invocations() if not one.ended]
     found = (kernel.find(id) for id in {**dict.fromkeys(there), **kernel.invocations})
-    begun = (one for one in found if one is not None and not one.ended and one.last_turn)
-    return iter(sorted(begun, key=lambda one: one.created_at))
+    return (one for one in found if one is not None and not one.ended)
 
 
 def replay(

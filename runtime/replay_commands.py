@@ -11,11 +11,12 @@ from rich.table import Table
 import perdure.objects as objects_room
 
 from .exits import USAGE, StartRefused
-from .offline import Replayed, check, loaded, open_invocations, patches_no_longer_needed, replay
+from .offline import Replayed, check, loaded, not_begun_nor_served, open_invocations, patches_no_longer_needed, replay
 from .settings import Settings
 from .targets import load_targets
 
-DIVERGES = 1
+REFUSED = 1
+_UNSERVED = "not served by these targets: it would wait until its class is served again"
 _ROOMS = (Path(__file__).parent, Path(objects_room.__file__).parent)
 
 
@@ -35,33 +36,39 @@ def replay_one(target: str, id: str, data_dir: Path, *, debug: bool) -> int:
             raise UnknownInvocation(f"{data_dir} has no open invocation {id}; some with recorded turns: {known}")
         replayed = replay(kernel, invocation, registry, Settings(), _debugger if debug else None)
     print(_line_of(replayed))
-    return 0 if replayed.served and replayed.divergence is None else DIVERGES
+    return 0 if replayed.served and replayed.divergence is None else REFUSED
 
 
 def check_all(targets: tuple[str, ...], data_dir: Path) -> int:
-    """Prints a table of what would diverge; returns 1 if anything would. Raises StartRefused, JournalError."""
+    """Prints a table of what would diverge, or wait for its class; returns 1 if anything would.
+
+    Raises StartRefused, JournalError.
+    """
     registry = load_targets(targets)
     with loaded(data_dir) as kernel:
         replayed = check(kernel, registry, Settings())
+        not_begun = not_begun_nor_served(kernel, registry)
     diverging = [one for one in replayed if one.divergence is not None]
-    parked = [one for one in replayed if not one.served]
+    unserved = [one for one in replayed if not one.served]
     if sys.stdout.isatty():
-        _show_table(diverging, parked)
+        _show_table(diverging, unserved)
     else:
-        for one in (*diverging, *parked):
+        for one in (*diverging, *unserved):
             print(_line_of(one))
+    for target, number in sorted(not_begun.items()):
+        print(f"{target}: {_count(number, 'open invocation')} not begun yet; {_UNSERVED}")
     for name in patches_no_longer_needed(registry, replayed):
         print(f"patch {name!r}: no open invocation goes the old way; it may be removed")
     print(
         f"{_count(len(replayed), 'open invocation')} with recorded turns: "
-        f"{len(diverging)} would diverge, {len(parked)} are not served here"
+        f"{len(diverging)} would diverge, {len(unserved)} are not served here"
     )
-    return DIVERGES if diverging else 0
+    return REFUSED if diverging or unserved or not_begun else 0
 
 
 def _line_of(one: Replayed) -> str:
     if not one.served:
-        return f"{one.id} {one.target}: not served by these targets; it would be parked"
+        return f"{one.id} {one.target}: {_UNSERVED}"
     if one.divergence is not None:
         return f"{one.id} {one.target}: diverges at {one.divergence}"
     return f"{one.id} {one.target}: {_count(one.turns, 'turn')} replayed as recorded"
@@ -71,14 +78,14 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _show_table(diverging: list[Replayed], parked: list[Replayed]) -> None:
-    if not diverging and not parked:
+def _show_table(diverging: list[Replayed], unserved: list[Replayed]) -> None:
+    if not diverging and not unserved:
         return
     table = Table("invocation", "target", "what")
     for one in diverging:
         table.add_row(one.id, one.target, one.divergence)
-    for one in parked:
-        table.add_row(one.id, one.target, "not served by these targets; it would be parked")
+    for one in unserved:
+        table.add_row(one.id, one.target, _UNSERVED)
     Console().print(table)
 
 

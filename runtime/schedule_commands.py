@@ -28,7 +28,7 @@ def show(server: Server, every_seconds: float | None, *, as_json: bool) -> int:
     """Prints them all, by id.  Raises CommandFailed."""
 
     def look() -> View:
-        schedules = server.get("/schedules")["schedules"]
+        schedules = server.get("/schedules", "schedules")["schedules"]
         return View(schedules, _listing(schedules))
 
     return watching.show(look, every_seconds, as_json=as_json)

@@ -15,7 +15,7 @@ _HANDLERS: Final = {"name": "handler", "ty": "kind", "takes": "takes", "gives": 
 
 def show_all(server: Server, *, as_json: bool) -> int:
     """Prints them by name.  Raises CommandFailed."""
-    services = server.get("/services")["services"]
+    services = server.get("/services", "services")["services"]
     if as_json:
         print_json(services)
         return 0
@@ -27,7 +27,7 @@ def show_all(server: Server, *, as_json: bool) -> int:
 
 def show(name: str, server: Server, *, as_json: bool) -> int:
     """Raises CommandFailed."""
-    service: dict[str, Any] = server.get(f"/services/{quote(name, safe='', errors='replace')}")
+    service: dict[str, Any] = server.get(f"/services/{quote(name, safe='', errors='replace')}", "handlers")
     if as_json:
         print_json(service)
         return 0

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Final, Literal
 
-from .remote import Server
+from .remote import Server, TimedOut
 from .terminal import count, print_table
 
 Format = Literal["table", "json", "jsonl", "csv"]
 
 _ACCEPT: Final[dict[Format, str]] = {
-    "table": "application/json",
     "json": "application/json",
     "jsonl": "application/jsonl",
     "csv": "text/csv",
 }
 
 
-def ask(statement: str, admin: str, format: Format, token_file: Path | None) -> int:
+def ask(statement: str, admin: str, format: Format, token_file: Path | None, timeout_seconds: float) -> int:
     """Prints the answer.  Raises CommandFailed."""
-    answer = Server(admin, token_file).query(statement, _ACCEPT[format])
-    if format == "table":
-        rows = json.loads(answer)["rows"]
-        print_table(rows)
-        print(count(len(rows), "row"))
-        return 0
+    server = Server(admin, token_file, answer_seconds=timeout_seconds)
+    try:
+        if format == "table":
+            rows = server.rows(statement)
+            print_table(rows)
+            print(count(len(rows), "row"))
+            return 0
+        answer = server.query(statement, _ACCEPT[format])
+    except TimedOut as error:
+        raise TimedOut(f"{error}; --timeout waits longer", error.exit_code) from error
     sys.stdout.buffer.write(answer)
     if format == "json":
         sys.stdout.buffer.write(b"\n")

@@ -29,7 +29,9 @@ _EXIT_CODES: Final = {**EXIT_CODES, 409: CONFLICT}
 
 def keys(name: str, limit: int, after: str | None, server: Server, *, as_json: bool) -> int:
     """One on a line, as the other commands take them.  Raises CommandFailed."""
-    server.get(f"/services/{_quoted(name)}")  # which says so if there is no such class
+    service = server.get(f"/services/{_quoted(name)}", "ty")  # which says so if there is no such class
+    if service["ty"] == "Service":
+        raise CommandFailed(f"{name} is a Service: it has no keys and no state", REFUSED)
     behind = "" if after is None else f" AND service_key > {literal(after)}"
     rows = server.rows(
         f"SELECT DISTINCT service_key FROM state WHERE service_name = {literal(name)}{behind} "
@@ -88,15 +90,17 @@ def clear(object: str, version: str | None, server: Server, *, yes: bool) -> int
     """Raises CommandFailed."""
     path = _path(object)
     view = _view(path, server)
-    if not yes and not _confirmed(f"Clear {object}, {_those_of(view)}?"):
-        raise CommandFailed("nothing was cleared: --yes clears without asking", REFUSED)
+    there = bool(view["state"] or view["entries"])
+    if there and not yes:
+        _confirm(f"Clear {object}, {_those_of(view)}?")
+    # Also where nothing is there: it is refused by a version that has passed, or a handler at work.
     _sent(
         server,
         "DELETE",
         f"{path.service}/state/{path.key}?version={_quoted(view['version'] if version is None else version)}",
         None,
     )
-    print_line(f"{object} is cleared")
+    print_line(f"{object} is cleared" if there else f"{object} had no state: there was nothing to clear")
     return 0
 
 
@@ -107,10 +111,11 @@ def edit(object: str, server: Server) -> int:
     before = _pretty(view["state"]) + "\n"
     try:
         written = click.edit(before, extension=".json")
-    except click.ClickException as error:
-        raise CommandFailed(
-            f"{error.format_message()}: name an editor in EDITOR; nothing was changed", USAGE
-        ) from error
+    except (click.ClickException, OSError, ValueError) as error:
+        # Of an OSError or a ValueError: EDITOR that can't be split into words, a file that the editor removed, or that
+        # is no text any more.
+        why = error.format_message() if isinstance(error, click.ClickException) else f"the editor failed ({error})"
+        raise CommandFailed(f"{why}: name an editor in VISUAL or EDITOR; nothing was changed", USAGE) from error
     if written is None or written == before:
         print_line(f"{object} stays as it was")
         return 0
@@ -150,7 +155,7 @@ def _path(object: str) -> _Path:
 
 
 def _view(path: _Path, server: Server) -> dict[str, Any]:
-    view: dict[str, Any] = server.get(f"{path.service}/state/{path.key}")
+    view: dict[str, Any] = server.get(f"{path.service}/state/{path.key}", "state")
     return view
 
 
@@ -180,8 +185,11 @@ def _kept(written: str) -> str:
     return name
 
 
-def _confirmed(question: str) -> bool:
-    return sys.stdin.isatty() and click.confirm(question, err=True)
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandFailed("nothing was cleared: where nobody can be asked, say --yes", USAGE)
+    if not click.confirm(question, err=True):
+        raise CommandFailed("nothing was cleared", REFUSED)
 
 
 def _quoted(part: str) -> str:

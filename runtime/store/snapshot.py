@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .errors import StoreExists, explained
 from .layout import Meta
-from .sqlite_file import beside, connect, read_meta, sync
+from .reading import meta_at, reading
+from .sqlite_file import beside, sync
 
 _PAGES_AT_ONCE = 256
 
@@ -40,14 +41,14 @@ def _copy_to(
     on_progress: Callable[[int, int], None] | None,
     on_moment: Callable[[int], None] | None,
 ) -> int:
-    reader = connect(source, writes=False)
     try:
-        # Inside a transaction the copy sees one moment; without it each commit would make it begin anew.
-        reader.execute("BEGIN")
-        lsn = read_meta(reader, source).lsn
-        if on_moment is not None:
-            on_moment(lsn)
-        _copy(reader, partial, on_progress)
+        with reading(source) as reader:
+            # Inside a transaction the copy sees one moment; without it each commit would make it begin anew.
+            reader.execute("BEGIN")
+            lsn = meta_at(reader, source).lsn
+            if on_moment is not None:
+                on_moment(lsn)
+            _copy(reader, partial, on_progress)
         sync(partial)
         partial.rename(target)
         sync(target.parent)
@@ -55,21 +56,13 @@ def _copy_to(
         for file in (partial, *beside(partial)):
             file.unlink(missing_ok=True)
         raise
-    finally:
-        reader.close()
     return lsn
 
 
 def head_of(path: Path) -> Meta:
     """What the store at `path` says of itself, also beside a live process.  Raises StoreError."""
-    try:
-        reader = connect(path, writes=False)
-        try:
-            return read_meta(reader, path)
-        finally:
-            reader.close()
-    except (sqlite3.Error, OSError) as error:
-        raise explained(error, path) from error
+    with reading(path) as reader:
+        return meta_at(reader, path)
 
 
 def uuid_of(path: Path) -> bytes:

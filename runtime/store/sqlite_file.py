@@ -38,12 +38,15 @@ WRITE_META = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?)"
 WRITE_SUMS = "INSERT OR REPLACE INTO sums VALUES (?, ?)"
 
 
-def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
-    """A connection to a file that exists. Raises sqlite3.Error, as everything here that takes a connection does."""
+def connect(path: Path, *, writes: bool, immutable: bool = False) -> sqlite3.Connection:
+    """A connection to a file that exists. Raises sqlite3.Error, as everything here that takes a connection does.
+
+    `immutable`: without locks, of a file that nobody changes; see reading.py.
+    """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # SQLite would call it a disk error
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={'rw' if writes else 'ro'}",
+        f"{path.absolute().as_uri()}?mode={'rw' if writes else 'ro'}{'&immutable=1' if immutable else ''}",
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,

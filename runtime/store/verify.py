@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StoreDamaged, StoreMissing, explained
 from .layout import BUCKETS, Hasher, Meta
-from .sqlite_file import connect, read_meta, read_sums
+from .reading import reading
+from .sqlite_file import read_meta, read_sums
 
 OnProgress = Callable[[int, int], None]
 """Called with (rows read, rows in all)."""
@@ -114,7 +114,7 @@ def verify(path: Path, on_progress: OnProgress | None = None) -> Report:
     verification = _Verification(path, on_progress)
     for check in (verification.read, verification.check_structure):
         try:
-            with closing(connect(path, writes=False)) as connection:
+            with reading(path) as connection:
                 connection.execute("BEGIN")
                 check(connection)
         except StoreDamaged as damage:

@@ -234,6 +234,19 @@ def test_a_target_that_exists(made: Path, tmp_path: Path, run: Run) -> None:
     assert nothing_but(tmp_path, "there", "link")
 
 
+@pytest.mark.parametrize("name", ["b.zip", "b.tar.gz", "b.TGZ", "b.tar.zst", "b.xz", "b.TAR", "b.7z"])
+def test_a_target_that_is_to_be_another_archive(made: Path, tmp_path: Path, run: Run, name: str) -> None:
+    """It would be a folder of that name, and be taken for a file later."""
+    run("backup", made / "data", tmp_path / name).refused(USAGE, "would be a folder", "ends in .tar", "nothing was")
+    assert nothing_but(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["2026.11.24", "b.zip.d", "zip"])
+def test_a_folder_may_have_dots_in_its_name(made: Path, tmp_path: Path, run: Run, name: str) -> None:
+    assert run("backup", made / "data", tmp_path / name).code == 0
+    assert (tmp_path / name / MANIFEST).is_file()
+
+
 def test_a_target_in_the_data_directory(made: Path, run: Run) -> None:
     run("backup", made / "data", made / "data" / "b").refused(USAGE, "lies in the data directory: name one outside")
 

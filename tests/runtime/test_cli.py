@@ -86,6 +86,7 @@ def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str], ar
     [
         (["serve", "examples/counter.py", "--data-dir", ""], "--data-dir"),
         (["invocations", "list", "--watch", "--every", "nan"], "nan"),
+        (["invocations", "list", "--every", "nan"], "nan"),
     ],
 )
 def test_what_only_looks_like_a_value_is_refused(

@@ -99,14 +99,36 @@ def test_check_names_what_would_diverge_and_exits_with_1(
     assert content_of(data_dir) == before
 
 
-def test_check_names_what_would_be_parked_which_is_no_divergence(
+def test_check_names_what_is_not_served_and_exits_with_1(
     tmp_path: Path, data_dir: Path, id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["check", written(tmp_path, "other", OTHER), "--data-dir", str(data_dir)]) == 0
+    """A class that was renamed, or a target that was forgotten: nothing of it would go on after the deploy."""
+    assert cli.run(["check", written(tmp_path, "other", OTHER), "--data-dir", str(data_dir)]) == 1
 
     first, last = capsys.readouterr().out.splitlines()
-    assert first == f"{id} Shop/a/buy: not served by these targets; it would be parked"
+    assert first == (f"{id} Shop/a/buy: not served by these targets: it would wait until its class is served again")
     assert last == "1 open invocation with recorded turns: 0 would diverge, 1 are not served here"
+
+
+def test_check_counts_what_has_not_begun_and_is_not_served(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message that is due later has no turns, and is no less lost."""
+    shop = load_targets([written(tmp_path, "recorded", SHOP)]).services["Shop"].cls
+
+    async def order_later() -> None:
+        async with Runtime([shop], data_dir=data_dir) as runtime:
+            await runtime.send_after(3600, runtime.ref(shop, "a").buy, 5)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+
+    asyncio.run(order_later())
+
+    assert cli.run(["check", written(tmp_path, "same", SHOP), "--data-dir", str(data_dir)]) == 0
+    capsys.readouterr()
+    assert cli.run(["check", written(tmp_path, "other", OTHER), "--data-dir", str(data_dir)]) == 1
+
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Shop/buy: 1 open invocation not begun yet; not served by these targets")
+    assert last == "0 open invocations with recorded turns: 0 would diverge, 0 are not served here"
 
 
 def test_replay_says_how_far_it_gets(

@@ -215,7 +215,7 @@ async def test_a_message_may_be_delivered_later(typist: Typist) -> None:
         (["call", "Purse/a/fly"], 6, "fly"),
         (["call", "Nobody/a/fly"], 6, "Purse"),
         (["call", "Purse/a/look", "--ingress", "http://127.0.0.1:1"], 4, "perdure serve"),
-        (["send", "Purse/a/put", "1", "--delay", "soon"], 1, "delay"),
+        (["send", "Purse/a/put", "1", "--delay", "soon"], 2, "--delay: 'soon' is not a duration"),
         (["schedules", "pause", "Echo/none"], 6, "Echo/none"),
         (["schedules", "trigger"], 2, "ID"),
         (["schedules", "list", "--admin", "localhost:9070"], 2, "http://"),
@@ -229,6 +229,52 @@ async def test_what_goes_wrong_is_one_line(typist: Typist, arguments: list[str],
     assert named in said.complaint
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["services", "list"], "is the ingress: --admin (or PERDURE_ADMIN) takes the admin port"),
+        (["sql", "SELECT 1"], "is the ingress: --admin (or PERDURE_ADMIN) takes the admin port"),
+        (["schedules", "pause", "Echo/tick"], "is the ingress: --admin"),
+        (["call", "Purse/a/put", "1"], "is the admin port: --ingress (or PERDURE_INGRESS) takes the ingress"),
+        (["send", "Purse/a/put", "1"], "is the admin port: --ingress"),
+    ],
+)
+async def test_the_other_port_is_told(
+    typist: Typist, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    """Who has swapped them learns so, and that nothing was done."""
+    monkeypatch.setenv("PERDURE_ADMIN", typist.ingress)
+    monkeypatch.setenv("PERDURE_INGRESS", typist.admin)
+
+    said = await typist.types(*words)
+
+    assert said.code == 2
+    assert says in said.complaint
+    assert "nothing was done" in said.complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [(["services", "describe", "Nobody"], "services"), (["schedules", "pause", "Echo/none"], "schedules")],
+)
+async def test_who_types_commands_is_told_of_commands(typist: Typist, words: list[str], command: str) -> None:
+    """The server speaks HTTP."""
+    said = await typist.types(*words)
+
+    assert f"`perdure {command} list` lists them" in said.complaint
+    assert "GET" not in said.complaint
+
+
+async def test_a_stream_that_stands_still_is_given_up(typist: Typist) -> None:
+    """Its items are there, and its invocation goes on."""
+    said = await typist.types("call", "Echo/wait", "--timeout", "0.5", "--idempotency-key", "still")
+
+    id = said.err.partition("behind item 1; ")[2].partition(" ")[0]
+    assert (said.code, said.out) == (9, "1\n")
+    assert await typist.status(id) == "suspended"
+    await typist.types("invocations", "kill", id)
+
+
 async def test_a_token_is_taken_from_a_file(serve: Serve, typing: Typing, tmp_path: Any) -> None:
     """The first in it; a wrong one, or none, has an exit code."""
     typist = typing(await serve(Purse, token=b"0123456789abcdef"))
@@ -236,8 +282,12 @@ async def test_a_token_is_taken_from_a_file(serve: Serve, typing: Typing, tmp_pa
     right.write_text("\n 0123456789abcdef \nanother-one-of-these\n")
     wrong.write_text("fedcba9876543210")
 
-    assert (await typist.types("schedules", "list")).code == 5
-    assert (await typist.types("schedules", "list", "--token-file", str(wrong))).code == 5
+    none = await typist.types("schedules", "list")
+    assert none.code == 5
+    assert "needs a token: --token-file, or PERDURE_ADMIN_TOKEN_FILE, names" in none.complaint
+    other = await typist.types("schedules", "list", "--token-file", str(wrong))
+    assert other.code == 5
+    assert f"does not take the token in {wrong}" in other.complaint
     assert (await typist.types("schedules", "list", "--token-file", str(right))).code == 0
 
 

@@ -115,6 +115,47 @@ async def test_a_hostile_key_is_shown_as_it_can_be_typed(typist: Typist) -> None
     assert (await typist.types("invocations", "list", id, "--json")).out.isascii()
 
 
+NOT_SERVED = [
+    ("Nope", "no class 'Nope' is served: `perdure services list` lists them"),
+    ("Nope/a/open", "no class 'Nope' is served: `perdure services list` lists them"),
+    ("Door/nobody/opne", "Door has no handler 'opne'; it has: open, through, wait"),
+    ("Bell/rign", "Bell has no handler 'rign'; it has: wait"),
+    ("Bell/a/wait", "Bell is a Service: its invocations have no key"),
+]
+
+
+@pytest.mark.parametrize(("query", "why"), NOT_SERVED)
+async def test_what_is_not_served_is_told_where_nothing_is_found(typist: Typist, query: str, why: str) -> None:
+    """A misspelt name looks like nothing to do otherwise."""
+    said = await typist.types("invocations", "list", query)
+    assert (said.code, said.out, said.err) == (0, "0 invocations\n", f"perdure: {why}\n")
+
+    for verb in ("cancel", "kill", "pause", "resume", "purge", "restart", "describe"):
+        said = await typist.types("invocations", verb, query)
+        assert said.code == 6
+        assert said.complaint.endswith(f"; {why}\n")
+
+
+@pytest.mark.parametrize("query", ["Door/nobody", "Door/nobody/open", UNKNOWN_ID])
+async def test_what_is_served_and_has_no_invocation_is_just_that(typist: Typist, query: str) -> None:
+    said = await typist.types("invocations", "list", query)
+
+    assert (said.code, said.out, said.err) == (0, "0 invocations\n", "")
+
+
+async def test_what_is_kept_of_a_class_that_is_served_no_more_is_listed(
+    typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before; there is nothing to complain of."""
+    id = await begun(typist, "left")
+    monkeypatch.delitem(typist.runtime.engine.registry.services, "Door")
+
+    said = await typist.types("invocations", "list", "Door/left")
+
+    assert id in said.out
+    assert said.err == ""
+
+
 async def test_a_quote_does_not_end_the_name(typist: Typist) -> None:
     """What follows it is no SQL."""
     await begun(typist, "quoted")

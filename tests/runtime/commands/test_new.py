@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from perdure.runtime import cli
+from perdure.runtime import cli, new_commands
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,6 +45,51 @@ def test_it_has_the_directorys_name(project: Path) -> None:
     assert 'name = "my-shop"' in (project / "pyproject.toml").read_text()
     assert "# my-shop\n" in (project / "README.md").read_text()
     assert ".venv/" in (project / ".gitignore").read_text()
+
+
+def test_what_is_to_be_typed_next_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a space and an exclamation mark in it, too."""
+    cli.run(["new", str(tmp_path / "my shop!")])
+
+    assert f"next: cd '{tmp_path}/my shop!' and read" in capsys.readouterr().out
+
+
+COMMIT = "0" * 40
+
+
+@pytest.mark.parametrize(
+    ("origin", "installed"),
+    [
+        (None, f"'perdure>={metadata.version('perdure')}'"),
+        ({"url": "file:///home/ann/a%20checkout", "dir_info": {"editable": True}}, "'/home/ann/a checkout'"),
+        ({"url": "file:///tmp/perdure-1-py3-none-any.whl", "archive_info": {}}, "/tmp/perdure-1-py3-none-any.whl"),
+        ({"url": "https://x.org/perdure.whl", "archive_info": {}}, "'perdure @ https://x.org/perdure.whl'"),
+        (
+            {"url": "https://x.org/p.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}},
+            f"'perdure @ git+https://x.org/p.git@{COMMIT}'",
+        ),
+    ],
+)
+def test_it_says_how_to_install_the_perdure_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: dict[str, object] | None, installed: str
+) -> None:
+    """Where that came from an index, so does the project's; a checkout or a wheel is on none."""
+
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return None if origin is None else json.dumps(origin)
+
+    def distribution(_: str) -> Installed:
+        return Installed()
+
+    monkeypatch.setattr(new_commands, "distribution", distribution)
+
+    assert cli.run(["new", str(tmp_path / "shop")]) == 0
+
+    assert (
+        f".venv/bin/pip install {installed} -e . pytest pytest-asyncio\n" in (tmp_path / "shop/README.md").read_text()
+    )
 
 
 def test_a_directory_that_is_empty_is_used(tmp_path: Path) -> None:

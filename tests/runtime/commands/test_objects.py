@@ -259,17 +259,55 @@ async def test_an_editor_that_fails(typist: Typist, editor: Callable[[str], None
     assert "EDITOR" in said.complaint
 
 
+@pytest.mark.parametrize("command", ["rm", 'vim "x', "nowhere-to-be-found", ""])
+async def test_an_editor_that_is_none(typist: Typist, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """One that removes the file, or is no command: one line, and nothing was changed."""
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", command)
+    monkeypatch.setenv("PATH", "/bin" if command else "")
+
+    said = await typist.types("state", "edit", "Sack/same")
+
+    assert said.code == 2
+    assert "name an editor in VISUAL or EDITOR; nothing was changed" in said.complaint
+
+
+async def test_what_is_no_text_is_not_taken(typist: Typist, editor: Callable[[str], None]) -> None:
+    """An editor may save in any encoding."""
+    editor("path.write_bytes(b'\\xff'); sys.exit()")
+
+    said = await typist.types("state", "edit", "Sack/same")
+
+    assert said.code == 2
+    assert "nothing was changed" in said.complaint
+
+
 async def test_state_is_cleared_with_yes_only(typist: Typist) -> None:
     await typist.types("call", "Sack/gone/put", "1")
     await typist.types("call", "Sack/gone/wish", '{"what": "ball"}')
 
     refused = await typist.types("state", "clear", "Sack/gone")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "--yes" in refused.complaint
     assert await state(typist, "gone") == {"held": 1}
 
     assert (await typist.types("state", "clear", "Sack/gone", "--yes")).out == "Sack/gone is cleared\n"
     assert (await typist.types("state", "get", "Sack/gone", "--json")).json["entries"] == {}
+
+
+async def test_what_was_never_there_is_not_said_to_be_cleared(typist: Typist) -> None:
+    """A misspelt key is no success."""
+    said = await typist.types("state", "clear", "Sack/never")
+
+    assert (said.code, said.out) == (0, "Sack/never had no state: there was nothing to clear\n")
+
+
+async def test_a_service_has_no_keys(typist: Typist) -> None:
+    """Which is another matter than a class whose objects have no state."""
+    said = await typist.types("state", "keys", "Bell")
+
+    assert said.code == 1
+    assert "Bell is a Service: it has no keys and no state" in said.complaint
 
 
 async def test_keys_of_a_class_page_by_page(typist: Typist) -> None:

@@ -44,6 +44,10 @@ class Till(VirtualObject):
         return self.held
 
     @handler
+    async def look(self) -> str:
+        return "long " * 10_000
+
+    @handler
     async def wait(self) -> None:
         await self.ctx.awakeable(int)
 
@@ -141,7 +145,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     classes, data = directory / "till.py", directory / "data"
     classes.write_text(CLASSES)
     with serving(str(classes), data) as where:
-        yield Served(classes, data, where["admin"], where["ingress"])
+        served = Served(classes, data, where["admin"], where["ingress"])
+        served.posts("/Till/first/put", 1)  # so that there is a record, whichever test comes first
+        yield served
 
 
 @contextmanager
@@ -264,6 +270,39 @@ def test_nobody_answers(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "is `perdure serve` running?" in err
+
+
+PRINTING: Final = (
+    "--help",
+    "completion bash",
+    "services list",
+    "services list --json",
+    "call Till/a/put 5",
+    "call Till/a/look",
+    "sql {select}",
+    "sql {select} --format csv",
+    "journal dump {data}",
+)
+
+
+@pytest.mark.parametrize("line", PRINTING)
+def test_output_that_can_not_be_written_is_one_line(served: Served, filled: Filled, line: str) -> None:
+    """A full disk behind a redirection: no traceback, an exit code of its own."""
+    words = [filled(word) for word in line.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words],
+            env=served.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
+        )
+
+    assert done.returncode == 3
+    assert done.stderr.startswith("perdure: standard output can't be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_interrupt_ends_watching_well(served: Served) -> None:
