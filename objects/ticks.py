@@ -57,6 +57,8 @@ class IntervalTiming:
     anchor: datetime
 
     def __str__(self) -> str:
+        if isinstance(self.interval, timedelta):
+            return f"every({self.interval.total_seconds():.15g})"
         return f"every({self.interval!r})"
 
     def ticks(self) -> Ticks:

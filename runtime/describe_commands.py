@@ -17,7 +17,7 @@ from .invocation_commands import now, reason_of, reasons_in, target_of, unserved
 from .invocation_queries import wanted
 from .query_terms import OPEN, literal
 from .remote import UNKNOWN, CommandFailed, Server
-from .terminal import clock, count, duration, seconds_between, table, text
+from .terminal import Rows, clock, count, duration, seconds_between, text
 from .watching import View
 
 ENTRIES_MAX: Final = 1000
@@ -153,14 +153,15 @@ def _waits(found: Found) -> list[dict[str, Any]]:
 
 
 def _shown(found: Found, waits: Sequence[Mapping[str, Any]], at: str) -> Iterator[RenderableType]:
+    yield text(f"{found.view['id']}  {target_of(found.row)}")  # on a line of its own: an ID is there to be copied
     fields = Table.grid(padding=(0, 2))
-    fields.add_column(no_wrap=True)  # an ID is there to be copied, however narrow the terminal
+    fields.add_column(no_wrap=True)
     fields.add_column(overflow="fold")
     for name, value in _fields(found, waits, at):
         fields.add_row(text(name), text(value))
     yield fields
     yield Text("")
-    yield table([_line(entry, waits, at) for entry in found.journal[:ENTRIES_MAX]], _TITLES)
+    yield Rows([_line(entry, waits, at) for entry in found.journal[:ENTRIES_MAX]], _TITLES)
     if len(found.journal) > ENTRIES_MAX:
         yield text(f"and more: only the first {ENTRIES_MAX:,} are shown")
     if found.view["status"] == "completed":
@@ -175,7 +176,6 @@ def _shown(found: Found, waits: Sequence[Mapping[str, Any]], at: str) -> Iterato
 
 def _fields(found: Found, waits: Sequence[Mapping[str, Any]], at: str) -> Iterator[tuple[str, str]]:
     view, row = found.view, found.row
-    yield view["id"], target_of(row)
     yield "status", _status(row, at)
     for wait in waits:
         long = duration(seconds_between(wait["since"], at))

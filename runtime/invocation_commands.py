@@ -17,6 +17,7 @@ from .invocation_queries import is_id, wanted, why_not_served
 from .query_terms import OPEN, STATUSES
 from .remote import REFUSED, UNKNOWN, CommandFailed, Server
 from .terminal import (
+    Rows,
     clock,
     complain,
     count,
@@ -25,7 +26,6 @@ from .terminal import (
     print_json,
     print_line,
     seconds_between,
-    table,
     text,
 )
 from .watching import View
@@ -114,7 +114,7 @@ def unserved(query: str | None, server: Server) -> str | None:
 
 def _listing(rows: Sequence[Mapping[str, Any]], limit: int) -> RenderableType:
     at = now()
-    lines: list[RenderableType] = [table([_line(row, at) for row in rows[:limit]], _TITLES)] if rows else []
+    lines: list[RenderableType] = [Rows([_line(row, at) for row in rows[:limit]], _TITLES)] if rows else []
     more = f", and more: --limit {limit * 10} shows them" if len(rows) > limit else ""
     return Group(*lines, text(count(min(len(rows), limit), "invocation") + more))
 

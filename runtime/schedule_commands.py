@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 
 from . import watching
 from .remote import Server
-from .terminal import clock, count, print_json, print_line, table, text
+from .terminal import Rows, clock, count, print_json, print_line, text
 from .watching import View
 
 _TITLES: Final = {
@@ -44,7 +44,7 @@ def _listing(schedules: Sequence[Mapping[str, Any]]) -> RenderableType:
         }
         for each in schedules
     ]
-    return Group(*([table(lines, _TITLES)] if lines else []), text(count(len(lines), "schedule")))
+    return Group(*([Rows(lines, _TITLES)] if lines else []), text(count(len(lines), "schedule")))
 
 
 def act(verb: str, id: str, server: Server, *, as_json: bool) -> int:

@@ -10,6 +10,8 @@ from .remote import Server
 from .terminal import count, print_json, print_line, print_table
 
 _CLASSES: Final = {"name": "class", "ty": "kind", "revision": "version", "handlers": "handlers"}
+_SEVERAL: Final = "Arguments"
+"""What the schema of several arguments is called: a name that nobody gave."""
 _HANDLERS: Final = {"name": "handler", "ty": "kind", "takes": "takes", "gives": "gives"}
 
 
@@ -65,7 +67,8 @@ def in_words(schema: dict[str, Any], root: dict[str, Any] | None = None) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         found = root.get("$defs", {}).get(name, {})
-        words = name if len(found.get("properties", "")) > 1 else in_words(found, root)
+        named = len(found.get("properties", "")) > 1 and name != _SEVERAL
+        words = name if named else in_words(found, root)
     elif "anyOf" in schema:
         words = " | ".join(in_words(part, root) for part in schema["anyOf"])
     elif "enum" in schema:

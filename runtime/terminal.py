@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,7 @@ from .logs import printable
 
 _PIPED_WIDTH: Final = 10_000
 """Piped, a row stays one line, however long."""
+_ID_WIDTH: Final = 30
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -35,21 +38,58 @@ def text(value: object) -> Text:
     return Text(printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
 
-def table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> Table:
-    """One column for each of `titles`, field by title; of the first row if there are none."""
-    made = Table()
-    shown = {name: name for name in rows[0]} if titles is None else titles
-    for title in shown.values():
-        made.add_column(text(title), overflow="fold")
-    for row in rows:
-        made.add_row(*(text(row.get(name)) for name in shown))
-    return made
+class Rows:
+    """A table, or where a terminal is too narrow for its longest words, as an ID is, each row below the other.
+
+    One column for each of `titles`, field by title, but for those that nothing stands in; of the first row, all of
+    them, if there are no titles.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> None:
+        self._rows = rows
+        self._titles = {name: name for name in rows[0]} if titles is None else _not_empty(rows, titles)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        across, unlimited = self._across(), options.update_width(_PIPED_WIDTH)
+        needed = Measurement.get(console, unlimited, across)
+        if needed.maximum <= options.max_width:
+            yield across
+        else:
+            yield self._across(words_whole=True) if needed.minimum <= options.max_width else self._down()
+
+    def _across(self, *, words_whole: bool = False) -> Table:
+        made = Table()
+        for name, title in self._titles.items():
+            cells = [text(title), *(text(row.get(name)) for row in self._rows)]
+            widest = max(cell.cell_len for cell in cells)
+            word = max((cell_len(word) for cell in cells for word in cell.plain.split(" ")), default=0)
+            # Rich takes from the widest columns first, also what would cut an ID in two.
+            width = word if words_whole and _ID_WIDTH <= word < widest else None
+            made.add_column(text(title), overflow="fold", no_wrap=words_whole and word == widest, width=width)
+        for row in self._rows:
+            made.add_row(*(text(row.get(name)) for name in self._titles))
+        return made
+
+    def _down(self) -> Table:
+        made = Table.grid(padding=(0, 2))
+        made.add_column(no_wrap=True)
+        made.add_column(overflow="fold")
+        for row in self._rows:
+            for name, title in self._titles.items():
+                if (value := text(row.get(name))).plain:
+                    made.add_row(text(title), value)
+            made.add_row()
+        return made
+
+
+def _not_empty(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> dict[str, str]:
+    return {name: title for name, title in titles.items() if any(row.get(name) not in (None, "") for row in rows)}
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> None:
     """Nothing, if there are no rows."""
     if rows:
-        console().print(table(rows, titles))
+        console().print(Rows(rows, titles))
 
 
 def print_line(line: str) -> None:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.text import Text
 
 from .remote import UNREACHABLE, CommandFailed
-from .terminal import complain, console, print_json, text
+from .terminal import complain, console, count, print_json, text
 
 
 class View(NamedTuple):
@@ -46,8 +46,24 @@ def show(look: Look, every_seconds: float | None, *, as_json: bool) -> int:
 def _watch_in_place(view: View, look: Look, every_seconds: float, out: Console) -> NoReturn:
     with Live(Text(""), console=out, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(view.shown, refresh=True)
+            live.update(Cropped(view.shown), refresh=True)
             view = _next(look, every_seconds, lambda why: live.update(text(why), refresh=True))
+
+
+class Cropped:
+    """As much of it as the screen holds, and how much that leaves out."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = options.height or console.height
+        lines = console.render_lines(self._shown, options.update(height=None), pad=False, new_lines=True)
+        whole = len(lines) <= height
+        for line in lines if whole else lines[: height - 1]:
+            yield from line
+        if not whole:
+            yield text(f"and {count(len(lines) - height + 1, 'line')} more than the screen holds")
 
 
 def _watch_line_by_line(view: View, look: Look, every_seconds: float, out: Console, *, as_json: bool) -> NoReturn:

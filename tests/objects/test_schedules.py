@@ -263,3 +263,10 @@ def test_nonsense_is_refused_as_such() -> None:
 def test_a_schedule_is_plain_data() -> None:
     assert every(60, key="a") == every(60, key="a")
     assert isinstance(cron("* * * * *"), Schedule)
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"), [(timedelta(hours=1), "every(3600)"), (1.5, "every(1.5)"), (60, "every(60)")]
+)
+def test_a_schedule_is_shown_in_seconds(interval: float | timedelta, shown: str) -> None:
+    assert str(every(interval, key="a").timing) == shown

@@ -43,6 +43,11 @@ class Sack(VirtualObject):
         return self.held
 
     @handler
+    async def swap(self, give: int, take: int = 0) -> int:
+        self.held += take - give
+        return self.held
+
+    @handler
     async def wish(self, wish: Wish) -> None:
         self.wishes.append(wish)
 
@@ -104,7 +109,11 @@ async def test_a_class_is_described_in_words(typist: Typist) -> None:
 
     assert "Sack, VirtualObject, version 1\nWhat somebody gets.\n" in said.out
     assert "More of this" not in said.out
-    for words in (["put", "exclusive", "integer", "integer"], ["wish", "exclusive", "Wish", "null"]):
+    for words in (
+        ["put", "exclusive", "integer", "integer"],
+        ["swap", "exclusive", "{give: integer, take?: integer}", "integer"],
+        ["wish", "exclusive", "Wish", "null"],
+    ):
         assert words in [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
     assert '"brown" | "red"' in said.out
 
