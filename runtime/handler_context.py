@@ -515,7 +515,12 @@ class HandlerContext(WorkflowContext):
             self._ask(CancelCall(index, command) if step is None else CancelStep(index, command))
 
     def _is_attached_to(self, made: Command) -> bool:
-        """Whether another command of this turn counts on the invocation that `made` makes."""
+        """Whether another command of this turn counts on the invocation that `made` makes.
+
+        A replay goes by whether it was recorded: the other one may itself have been cancelled, after this one.
+        """
+        if self._recorded is not None:
+            return made.index in self._recorded_commands
         if not isinstance(made, Call) or made.idempotency_key is None:
             return False
         id, _ = identity.child(self.current.seed, made.index, made.service, made.key)

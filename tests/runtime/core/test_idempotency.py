@@ -87,6 +87,18 @@ class Desk(Service):
         first.cancel()
         return await second
 
+    @handler
+    async def takes_both_back(self) -> str:
+        """Two calls with one key, both cancelled in the turn that made them."""
+        ref = self.ctx.ref(Account, "a").deposit.options(idempotency_key="k")
+        calls = [asyncio.create_task(ref(5)), asyncio.create_task(ref(5))]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self.ctx.sleep(60)
+        return "slept"
+
 
 async def test_the_same_key_and_body_is_one_invocation(worlds: Worlds) -> None:
     """Asked again while it runs, and after it has ended: the same id, the same answer."""
@@ -348,3 +360,16 @@ async def test_what_a_handler_attached_to_is_what_its_replay_gets(worlds: Worlds
 
     assert await world.outcome_of(attached) == await world.outcome_of(first) == Success(b"6")
     assert "Paused" not in world.kinds()
+
+
+async def test_two_calls_with_one_key_that_were_never_waited_for_are_replayed_as_they_were(worlds: Worlds) -> None:
+    """The second was attached to the first when that was cancelled, and is recorded nowhere."""
+    world = await worlds(Account, Desk).start()
+    submission = world.submit("Desk/takes_both_back", send=True)
+    await world.settle()
+    await world.restart()
+
+    await world.advance(60)
+
+    assert "Paused" not in world.kinds()
+    assert await world.engine.attach(submission.id) == Success(b'"slept"')
