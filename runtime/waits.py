@@ -86,8 +86,11 @@ class Owned(Coroutine[object, None, Any]):
 
     # Any: Coroutine's own signature, in three forms.
     def throw(self, *error: Any) -> object:
-        if self._iterator is None:
-            self._iterator = self.__await__()
+        if self._iterator is None:  # of a task that is cancelled before its first step: it was its own all the same
+            wait = self._wait
+            wait.context.unawaited.pop(wait.command, None)
+            wait.cancel()
+            self._iterator = self._outcome(wait)
         return self._iterator.throw(*error)
 
     def close(self) -> None:

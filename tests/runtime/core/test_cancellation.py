@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.typing import EventDict
 
 from perdure.objects import RetryPolicy, Service, TerminalError, VirtualObject, handler
 from perdure.runtime.admission import Refused
@@ -162,6 +163,18 @@ class Job(VirtualObject):
             for key in keys:
                 group.create_task(self.ctx.ref(Job, key).wait())
         return 0
+
+    @handler
+    async def takes_back(self, key: str, at_once: bool) -> str:
+        """A call in a task that is cancelled before its first step, in the turn that made it or a later one."""
+        made = self.ctx.ref(Job, key).wait()
+        if not at_once:
+            await asyncio.sleep(1)
+        call = asyncio.create_task(made)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(1)
+        return "went on"
 
 
 class Desk(Service):
@@ -345,6 +358,23 @@ async def test_a_timeout_around_a_call_cancels_the_callee(worlds: Worlds) -> Non
     assert await world.outcome_of(submission) == Success(b'"went on"')
     commands = [command for turn in world.recorded() if isinstance(turn, Turn) for command in turn.commands]
     assert sum(isinstance(command, CancelCall) for command in commands) == 1
+
+
+@pytest.mark.parametrize(("at_once", "log"), [(True, []), (False, ["begun", "left"])])
+async def test_a_task_cancelled_before_its_first_step_cancels_its_call_too(
+    worlds: Worlds, at_once: bool, log: list[str], logged: list[EventDict]
+) -> None:
+    """It never began to wait, but the call was made, and was to be its own."""
+    world = await worlds(Job).start()
+    submission = world.submit("Job/a/takes_back", {"key": "b", "at_once": at_once})
+    await world.advance(1)
+    world.evict()
+
+    await world.advance(20)
+
+    assert await world.outcome_of(submission) == Success(b'"went on"')
+    assert log_of(world, "b") == log
+    assert [event for event in logged if "never awaited" in event["event"]] == []
 
 
 async def test_what_the_tasks_left_behind_wait_for_is_cancelled(worlds: Worlds) -> None:

@@ -17,6 +17,7 @@ from perdure.objects import (
     List,
     Map,
     Promise,
+    Rate,
     RetryPolicy,
     Service,
     TerminalError,
@@ -64,7 +65,7 @@ async def words(count: int) -> AsyncIterator[str]:
         yield f"word {number}"
 
 
-class Few(Service, limits=Limits(running=1, steps=1)):
+class Few(Service, limits=Limits(running=1, steps=1, rate=Rate(count=2, per=3))):
     @handler
     async def work(self, name: str, program: list[dict[str, Any]]) -> str:
         for do in program:
