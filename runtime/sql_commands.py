@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Final, Literal
@@ -30,8 +31,16 @@ def ask(statement: str, admin: str, format: Format, token_file: Path | None, tim
         answer = server.query(statement, _ACCEPT[format])
     except TimedOut as error:
         raise TimedOut(f"{error}; --timeout waits longer", error.exit_code) from error
-    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.write(_with_lines_of_unix(answer) if format == "csv" else answer)
     if format == "json":
         sys.stdout.buffer.write(b"\n")
     sys.stdout.buffer.flush()
     return 0
+
+
+def _with_lines_of_unix(answer: bytes) -> bytes:
+    """The lines of text/csv end with CRLF (RFC 4180), those of Unix tools with LF; what is quoted stays as it is.
+
+    The csv module would refuse fields of 128 KiB, and before Python 3.13 not quote a lone CR.
+    """
+    return re.sub(rb'"[^"]*"|\r\n', lambda found: b"\n" if found[0] == b"\r\n" else found[0], answer)

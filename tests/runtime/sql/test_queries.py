@@ -141,7 +141,7 @@ async def run(asker: Asker, *arguments: str, admin: str = "") -> int:
     [
         ("json", '{"rows":[{"n":1,"s":"x"}]}\n'),
         ("jsonl", '{"n":1,"s":"x"}\n'),
-        ("csv", "n,s\r\n1,x\r\n"),
+        ("csv", "n,s\n1,x\n"),
     ],
 )
 async def test_the_command_prints_what_scripts_read(
@@ -151,6 +151,13 @@ async def test_the_command_prints_what_scripts_read(
     assert await run(asker, "SELECT 1 AS n, 'x' AS s", "--format", output) == 0
 
     assert capfdbinary.readouterr().out.decode() == shown
+
+
+async def test_a_value_keeps_its_own_line_ends_in_csv(asker: Asker, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Those of the rows are what Unix tools read."""
+    assert await run(asker, "SELECT 'a\r\n\"b' AS s, char(13) AS t UNION ALL SELECT '', ''", "-f", "csv") == 0
+
+    assert capfdbinary.readouterr().out == b's,t\n"a\r\n""b","\r"\n,\n'
 
 
 async def test_the_command_prints_a_table(asker: Asker, capfd: pytest.CaptureFixture[str]) -> None:
