@@ -10,8 +10,6 @@ from .remote import Server
 from .terminal import count, print_json, print_line, print_table
 
 _CLASSES: Final = {"name": "class", "ty": "kind", "revision": "version", "handlers": "handlers"}
-_SEVERAL: Final = "Arguments"
-"""What the schema of several arguments is called: a name that nobody gave."""
 _HANDLERS: Final = {"name": "handler", "ty": "kind", "takes": "takes", "gives": "gives"}
 
 
@@ -51,24 +49,34 @@ def _line(handler: dict[str, Any]) -> dict[str, str]:
         *(["stream"] if handler["stream"] else []),
         *([] if handler["public"] else ["private"]),
     ]
-    takes = handler["input_json_schema"]
     return {
         "name": handler["name"],
         "ty": ", ".join(notes),
-        "takes": "" if takes is None else in_words(takes),
+        "takes": _taken(handler),
         "gives": in_words(handler["output_json_schema"]),
     }
 
 
+def _taken(handler: dict[str, Any]) -> str:
+    """Of several arguments each by its name; a lone one has none on the wire."""
+    schema = handler["input_json_schema"]
+    if schema is None:
+        return ""
+    words = in_words(schema)
+    return words if handler["input_required"] or words.startswith("{") else f"{words}, optional"
+
+
 def in_words(schema: dict[str, Any], root: dict[str, Any] | None = None) -> str:
-    """A JSON Schema in a few words; what they can't say, as it is."""
-    root = schema if root is None else root
+    """A JSON Schema in a few words; what they can't say, as it is.
+
+    The fields of what it is are named, those of what is in it are not: that may be itself again.
+    """
+    inner, root = root is not None, schema if root is None else root
     kind = schema.get("type")
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         found = root.get("$defs", {}).get(name, {})
-        named = len(found.get("properties", "")) > 1 and name != _SEVERAL
-        words = name if named else in_words(found, root)
+        words = name if inner and "properties" in found else in_words(found, root)
     elif "anyOf" in schema:
         words = " | ".join(in_words(part, root) for part in schema["anyOf"])
     elif "enum" in schema:

@@ -27,6 +27,10 @@ class Wish(Struct):
     count: int = 1
 
 
+class Chain(Struct):
+    next: Chain | None = None
+
+
 class Sack(VirtualObject):
     """What somebody gets.
 
@@ -43,13 +47,19 @@ class Sack(VirtualObject):
         return self.held
 
     @handler
-    async def swap(self, give: int, take: int = 0) -> int:
-        self.held += take - give
-        return self.held
-
-    @handler
     async def wish(self, wish: Wish) -> None:
         self.wishes.append(wish)
+
+    @handler
+    async def swap(self, mine: Wish, *, times: int = 1) -> Wish:
+        return mine
+
+    @handler
+    async def lengthen(self, chain: Chain) -> list[Wish]:
+        return []
+
+    @handler
+    async def shake(self, times: int = 1) -> None: ...
 
     @handler
     async def keep_open(self) -> None:
@@ -109,13 +119,16 @@ async def test_a_class_is_described_in_words(typist: Typist) -> None:
 
     assert "Sack, VirtualObject, version 1\nWhat somebody gets.\n" in said.out
     assert "More of this" not in said.out
-    for words in (
-        ["put", "exclusive", "integer", "integer"],
-        ["swap", "exclusive", "{give: integer, take?: integer}", "integer"],
-        ["wish", "exclusive", "Wish", "null"],
-    ):
-        assert words in [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
     assert '"brown" | "red"' in said.out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines()]
+    assert {row[0]: (row[2], row[3]) for row in cells if len(row) == 4} == {
+        "put": ("integer", "integer"),
+        "wish": ("{what: string, count?: integer}", "null"),
+        "swap": ("{mine: Wish, times?: integer}", "{what: string, count?: integer}"),
+        "lengthen": ("{next?: Chain | null}", "[Wish]"),
+        "shake": ("integer, optional", "null"),
+        "keep_open": ("", "null"),
+    }
 
 
 async def test_a_class_that_is_not_served(typist: Typist) -> None:
