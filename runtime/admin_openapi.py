@@ -270,7 +270,8 @@ _ROWS: Final[Schema] = {
 _TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 _STATUS: Final[Schema] = {"enum": [*STATUSES]}
 _FILTERS: Final = [
-    *(_query(name, _TEXT, f"of the {name}") for name in ("service", "handler", "key")),
+    *(_query(name, {**_TEXT, "minLength": 1}, f"of the {name}") for name in ("service", "handler")),
+    _query("key", _TEXT, "of the key"),
     _query(
         "status",
         {"type": "string", "pattern": f"^(?:{'|'.join(STATUSES)})(?:,(?:{'|'.join(STATUSES)}))*$"},
