@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -86,6 +86,7 @@ class Driver:
         self._executions: dict[str, Execution] = {}
         self._unrecorded: dict[str, Invoked] = {}
         self._decoded: dict[str, Arguments] = {}
+        self._without_room: dict[str, deque[Notified | Attempted | Paused]] = {}  # of steps, in order, by invocation
         self._keys_held: dict[tuple[str, str], str] = {}  # by steps of an invocation that has ended
         self._scheduled = False
         self._stopped = False
@@ -546,6 +547,10 @@ class Driver:
         """Commits it, now or as soon as there is room, and drives the invocation on."""
         if self._stopped or invocation.ended:
             return
+        waiting = self._without_room.get(invocation.id)
+        if waiting is not None:  # a stream's items keep their order
+            waiting.append(record)
+            return
         try:
             self._ledger.commit(record)
         except (RecordTooLarge, Unrecordable) as error:
@@ -555,16 +560,31 @@ class Driver:
         except OutcomeUnknown:
             return  # the journal has failed, and the process stops
         except JournalFull:
-            retry_at = self._clock.now_us() + NO_ROOM_RETRY_US
-            self._clock.call_at(retry_at, lambda: self._record_again(invocation.id, record))
+            self._without_room[invocation.id] = deque((record,))
+            self._record_when_there_is_room(invocation.id)
         if self._limiter is not None:
             self._settle(invocation)
         self.schedule()
 
-    def _record_again(self, id: str, record: Notified | Attempted | Paused) -> None:
-        invocation = self.kernel.find(id)  # which may have left memory, and come back
-        if invocation is not None:
-            self.record_of_step(invocation, record)
+    def waits_for_room(self, id: str) -> bool:
+        """Whether what became of one of its steps is not recorded yet: until then none of them is started."""
+        return id in self._without_room
+
+    def _record_when_there_is_room(self, id: str) -> None:
+        self._clock.call_at(self._clock.now_us() + NO_ROOM_RETRY_US, lambda: self._record_again(id))
+
+    def _record_again(self, id: str) -> None:
+        waiting = self._without_room.pop(id)
+        while waiting and not self._stopped and id not in self._without_room:
+            invocation = self.kernel.find(id)  # which may have left memory, and come back
+            if invocation is None:
+                return
+            self.record_of_step(invocation, waiting.popleft())
+        if id in self._without_room:
+            self._without_room[id].extend(waiting)
+        elif not self._stopped and (invocation := self.kernel.find(id)) is not None and not invocation.ended:
+            self.kernel.wake(invocation)  # its steps may start again
+            self.schedule()
 
     def pause_for(self, invocation: Invocation, problem: BaseException) -> None:
         """What was recorded can't be read by the code at hand."""
@@ -589,7 +609,13 @@ class Driver:
         """A cancelled step may still be talking to the world outside on the key's behalf: for a while."""
         self._keys_held[invocation.service, invocation.key] = invocation.id
         until = self._clock.now_us() + round(self._settings.step_grace_seconds * 1e6)
-        self._clock.call_at(until, lambda: self.key_is_free(invocation))
+        self._pass_key_on(invocation, until)
+
+    def _pass_key_on(self, invocation: Invocation, at: int) -> None:
+        if self._clock.now_us() >= at:
+            self.key_is_free(invocation)
+        else:  # a clock naps no longer than a minute
+            self._clock.call_at(at, lambda: self._pass_key_on(invocation, at))
 
 
 def _unrecorded_invocation(record: Invoked) -> Invocation:

@@ -21,7 +21,6 @@ from perdure.objects.entry_keys import label_of
 from perdure.objects.errors import (
     DeadlockError,
     Failure,
-    InvalidArguments,
     ReplayMismatch,
     TerminalError,
     UnreadableState,
@@ -244,14 +243,7 @@ class Execution:
 
     def refuses(self, command: int, value: bytes) -> str | None:
         """Why the awakeable `command` can't hold `value`."""
-        codec = self._context.codecs.get(command)
-        if codec is None:
-            return None
-        try:
-            codec.unpack_hostile(value)
-        except InvalidArguments as error:
-            return str(error)
-        return None
+        return self._context.why_unfit(command, value)
 
     # --- inside a turn --------------------------------------------------------------------------------------------
 

@@ -421,12 +421,16 @@ class HandlerContext(WorkflowContext):
     def _verdict_on_completion(self, index: int, id: str, outcome: Outcome) -> Verdict | None:
         if self._recorded is not None:
             return self._recorded_verdict(index)
-        for command in self.commands.values():  # what this turn did is not in the kernel yet
+        made: int | None = None  # what this turn did is not in the kernel yet
+        for command in self.commands.values():
             if isinstance(command, Awakeable) and identity.awakeable_id(self.current.seed, command.index) == id:
-                return None
-            if isinstance(command, Complete) and command.id == id and command.verdict is None:
+                made = command.index
+            elif isinstance(command, Complete) and command.id == id and command.verdict is None:
                 same = same_outcome(command.outcome, outcome)
                 return None if same else _refused(f"awakeable {id} was completed before, otherwise", 409)
+        if made is not None:
+            problem = self.why_unfit(made, outcome.value) if isinstance(outcome, Success) else None
+            return None if problem is None else _refused(f"awakeable {id} does not take this value: {problem}", 400)
         failure = self._world.why_not_completed(id, outcome)
         return None if failure is None else Refused(failure)
 
@@ -437,6 +441,17 @@ class HandlerContext(WorkflowContext):
             return None
         failure = self._world.why_not_signalled(id, name, outcome)
         return None if failure is None else Refused(failure)
+
+    def why_unfit(self, command: int, value: bytes) -> str | None:
+        """Why the awakeable or signal that `command` asked for can't hold `value`."""
+        codec = self.codecs.get(command)
+        if codec is None:
+            return None
+        try:
+            codec.unpack_hostile(value)
+        except InvalidArguments as error:
+            return str(error)
+        return None
 
     def made_in_this_turn(self, id: str) -> Call | Send | None:
         """The command that makes the invocation `id` when the turn is committed."""

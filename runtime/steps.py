@@ -46,6 +46,10 @@ class Recorder(Protocol):
         """Commits it, now or as soon as there is room, and drives the invocation on."""
         ...
 
+    def waits_for_room(self, id: str) -> bool:
+        """Whether something that it was given for this invocation is not recorded yet."""
+        ...
+
     def pause_for(self, invocation: Invocation, problem: BaseException) -> None:
         """What was recorded can't be read by the code at hand."""
         ...
@@ -111,7 +115,9 @@ class Steps:
         if calls:
             for command in [command for command in calls if command not in wanted]:
                 self._stop(invocation.id, command)
-        for command, state in [*wanted.items()] if wanted else ():  # one that gives up at once is taken out
+        if not wanted or self._recorder.waits_for_room(invocation.id):  # else what has run would run again
+            return
+        for command, state in [*wanted.items()]:  # one that gives up at once is taken out
             if state.next_attempt_at is None and (calls is None or command not in calls):
                 call = execution.step(command)
                 if call is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Worlds = Callable[..., World]
 
 SEED = 20_261_124
-STORIES = 100
+STORIES = 60
 CRASHES = 4
 KEYS = "abcd"
 BALANCE = 1000

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Worlds = Callable[..., World]
 
 SEED = 20_261_124
-STORIES = 60
+STORIES = 40
 CRASHES = 3
 KEYS = "abc"
 

@@ -19,7 +19,8 @@ from perdure.objects import (
     handler,
     shared,
 )
-from perdure.runtime import Refused
+from perdure.runtime import ManualClock, Refused
+from perdure.runtime.clock import Alarm
 
 if TYPE_CHECKING:
     from tests.runtime.durable.conftest import World
@@ -751,3 +752,72 @@ async def test_who_has_stopped_waiting_is_not_kept(worlds: Worlds) -> None:
     assert entry is not None
     assert entry.promises is not None
     assert len(entry.promises["verdict"].waiters) < 64
+
+
+class Own(Service):
+    @handler
+    async def completes(self, values: list[str | int]) -> str:
+        """An awakeable of its own, in the turn that made it."""
+        awakeable = self.ctx.awakeable(str)
+        try:
+            for value in values:
+                self.ctx.resolve_awakeable(awakeable.id, value)
+        except TerminalError as error:
+            return str(error.status)
+        return await awakeable
+
+
+@pytest.mark.parametrize(
+    ("values", "comes"), [(["x"], "x"), (["x", "x"], "x"), (["x", "y"], "409"), ([5], "400"), (["x", 5], "409")]
+)
+async def test_an_awakeable_completed_in_the_turn_that_made_it(
+    worlds: Worlds, values: list[str | int], comes: str
+) -> None:
+    """Is refused what any other would be."""
+    world = await worlds(Own).start()
+    assert await world.call(world.ref(Own).completes(values)) == comes
+
+
+class NappingClock(ManualClock):
+    """Rings after a minute at the latest, as the system's does, however late it was to ring."""
+
+    def call_at(self, when_us: int, callback: Callable[[], object]) -> Alarm:
+        return super().call_at(min(when_us, self.now_us() + 60_000_000), callback)
+
+
+class Stubborn(VirtualObject):
+    left: ClassVar[asyncio.Event]
+
+    @handler
+    async def works(self) -> None:
+        async with asyncio.timeout(1):
+            await self.ctx.run(does_not_stop)
+
+    @handler
+    async def next(self) -> str:
+        return "begun"
+
+
+async def does_not_stop() -> None:
+    try:
+        await asyncio.sleep(10_000)
+    finally:
+        await Stubborn.left.wait()
+
+
+async def test_a_key_is_held_for_the_whole_grace_of_a_step(worlds: Worlds) -> None:
+    """Also where that is longer than a clock naps."""
+    Stubborn.left = asyncio.Event()
+    world = worlds(Stubborn, step_grace_seconds=300)
+    world.clock = NappingClock()
+    await world.start()
+    await world.send(world.ref(Stubborn, "a").works)
+    await world.advance(2)
+    id = await world.send(world.ref(Stubborn, "a").next)
+
+    await world.advance(290)
+    assert not world.invocation(id).ended
+    await world.advance(20)
+
+    assert await world.result(id) == "begun"
+    Stubborn.left.set()
