@@ -179,6 +179,12 @@ class ScheduleDefinition:
         drawn = int.from_bytes(blake2b(f"{self.id}\0{tick}".encode(), digest_size=8).digest())
         return tick + (drawn * self.jitter_us >> 64)
 
+    def missed_until(self, after: int, now: int) -> int:
+        """Where those behind `after` begin that are not due by `now`: some of those before `now`, with jitter."""
+        ticks = ticks_after(self.ticks, max(after, now - self.jitter_us))
+        first = next((tick for tick in ticks if self.due(tick) > now), now + 1)
+        return max(after, min(now, first - 1))
+
     def __repr__(self) -> str:
         return f"<schedule {self.id}>"
 

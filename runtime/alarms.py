@@ -17,7 +17,7 @@ from .driver import NO_ROOM_RETRY_US
 from .gate import OutcomeUnknown
 from .ledger import Ledger
 from .records import Due, Notified
-from .timers import JOIN_MAILBOX, RETRY, WAKE
+from .timers import JOIN_MAILBOX, RETRY, WAKE, Timer
 
 _LOOK_AHEAD_US: Final = 60_000_000
 _AHEAD_MAX: Final = 4_096
@@ -36,6 +36,7 @@ class Alarms:
         self._stopped = False
         self._alarm: Alarm | None = None
         self._alarm_at: int | None = None
+        self._no_room_until = 0
 
     def begin(self) -> None:
         now = self._clock.now_us()
@@ -52,6 +53,8 @@ class Alarms:
         """Looks when the next timer is due."""
         kernel = self._kernel
         due = min((at for at in (kernel.timers.next_due(), self._look_at()) if at is not None), default=None)
+        if due is not None:
+            due = max(due, self._no_room_until)
         if due is None or due == self._alarm_at:
             return
         if self._alarm is not None:
@@ -79,17 +82,18 @@ class Alarms:
         if self._stopped:
             return
         now = self._clock.now_us()
-        with suppress(JournalFull, OutcomeUnknown):  # the timer that found no room is set again by _fire
+        with suppress(JournalFull, OutcomeUnknown):  # what found no room was put back by _fire
             look_at = self._look_at()
             if look_at is not None and look_at <= now:
                 self._look_ahead(now)
             # What has fired and waits for its turn is held in memory.
             count = max(_FIRED_AT_LEAST, _FIRED_AT_ONCE - len(self._kernel.ready))
-            for id, command in islice(self._kernel.timers.due(now), count):
-                self._fire(id, command, now)
+            for timer in islice(self._kernel.timers.due(now), count):
+                self._fire(timer, now)
         self._schedule()
 
-    def _fire(self, id: str, command: int, now: int) -> None:
+    def _fire(self, timer: Timer, now: int) -> None:
+        id, command = timer.id, timer.command
         if command == WAKE:
             self._kernel.find(id)  # which sets its timers
             return
@@ -103,5 +107,6 @@ class Alarms:
         try:
             self._ledger.commit(Due(now, id) if command == JOIN_MAILBOX else Notified(now, id, command))
         except JournalFull:
-            self._kernel.timers.set(now + NO_ROOM_RETRY_US, id, command)
+            self._kernel.timers.put_back(timer)  # before those that are due after it
+            self._no_room_until = now + NO_ROOM_RETRY_US
             raise

@@ -1,9 +1,9 @@
 """Waits that would never end.
 
-An edge leads from an invocation to what it waits for: from one in a mailbox to the holder of its key, from an open
-one to each invocation whose outcome it asked for.  Edges to a result count from the call on, awaited or not yet: an
-invocation that isn't in memory can't be asked which of its calls it awaits.  A wait is refused if a path leads from
-what it waits for back to the waiter.
+An edge leads from an invocation to what it waits for: from one in a mailbox, or due there later, to the holder of its
+key, from an open one to each invocation whose outcome it asked for.  Edges to a result count from the call on, awaited
+or not yet: an invocation that isn't in memory can't be asked which of its calls it awaits.  A wait is refused if a path
+leads from what it waits for back to the waiter.
 
 Timers, steps and the outside world end such chains: what waits for them too may still go on.  The search stops after
 `LOOKED_AT_MAX` invocations and then lets the wait begin.
@@ -48,7 +48,7 @@ def find_cycle(kernel: Kernel, waiter: Invocation, first: Invocation) -> Cycle |
 
 
 def _waits_of(kernel: Kernel, invocation: Invocation) -> Iterator[Invocation]:
-    if invocation.status is Status.PENDING:
+    if invocation.exclusive and invocation.status in (Status.PENDING, Status.SCHEDULED):
         entry = kernel.entry(invocation.service, invocation.key)
         if entry is not None and entry.holder is not None and (holder := kernel.find(entry.holder)) is not None:
             yield holder

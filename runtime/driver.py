@@ -44,7 +44,21 @@ from .ledger import Ledger, Unrecordable
 from .limit_views import LimitKind
 from .limiter import Limiter
 from .log_ids import trace_of
-from .records import Attempted, Begun, Failed, Invoked, Notified, Outcome, Paused, PutBack, Record, Success, Turn
+from .records import (
+    Attempted,
+    Begun,
+    Failed,
+    Invoked,
+    Notified,
+    Outcome,
+    Paused,
+    PutBack,
+    Record,
+    Success,
+    Turn,
+    size_of,
+    size_of_turn,
+)
 from .registry import Registry
 from .settings import Settings
 from .slots import NoSlots, Slots
@@ -55,6 +69,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("perdure")
 
 NO_ROOM_RETRY_US: Final = 500_000
 _SLICE_SECONDS: Final = 0.01  # long turns end a slice before their number does
+_ENTRIES_WEIGHED: Final = 64  # a turn that writes more of Lists and Maps may replace any amount: it is looked up
 _FLUSH_BYTES: Final = 256 * 1024  # handed over although nobody waits for it yet
 
 
@@ -197,15 +212,36 @@ class Driver:
             return None if same else Failure("TerminalError", f"awakeable {id} was completed before, otherwise", 409)
         if invocation.ended:
             return Failure("TerminalError", f"awakeable {id} is closed: its handler has ended", 404)
+        if self._is_too_large(invocation, outcome):
+            return Failure("TerminalError", self._full(f"awakeable {id}"), 413)
         if isinstance(outcome, Success) and (problem := self._why_unfit(invocation, command, outcome.value)):
             return Failure("TerminalError", f"awakeable {id} does not take this value: {problem}", 400)
         return None
+
+    def _is_too_large(
+        self, invocation: Invocation, outcome: Outcome | None = None, *, turn: Turn | None = None
+    ) -> bool:
+        """With `outcome`, which it was to be given; with `turn`, which it was to keep, and be able to roll back."""
+        held = invocation.held_bytes + size_of(outcome)
+        if turn is not None:
+            held += size_of_turn(turn)
+            if len(turn.entries) > _ENTRIES_WEIGHED:
+                held += self.kernel.bytes_before(invocation, turn)
+        return held >= self._settings.invocation_bytes_max
+
+    def _full(self, what: str) -> str:
+        return (
+            f"{what} was refused and nothing recorded: its handler would hold more than "
+            f"{self._settings.invocation_bytes_max} bytes before it ends"
+        )
 
     def why_not_signalled(self, id: str, name: str, outcome: Outcome) -> Failure | None:
         """Why the invocation `id` doesn't take this signal; of what type it is, is known once it asks for it."""
         invocation = self.kernel.find(id)
         if invocation is None or invocation.ended:
             return Failure("TerminalError", f"no open invocation {id[:80]}: unknown, or it has ended", 404)
+        if self._is_too_large(invocation, outcome):
+            return Failure("TerminalError", self._full(f"signal {name} of {id}"), 413)
         receivers = None if invocation.history is None else invocation.history.receivers.get(name)
         if not receivers or not isinstance(outcome, Success):
             return None
@@ -358,6 +394,8 @@ class Driver:
             return
         if execution.invocation.entries >= self._settings.invocation_entries_max:
             raise TurnRefused(_too_long(self._settings.invocation_entries_max))
+        if self._is_too_large(execution.invocation, turn=turn):
+            raise TurnRefused(_too_large(self._settings.invocation_bytes_max))
         if execution.invocation.id in self._unrecorded:
             execution.adopt(self._recorded(execution.invocation))
         self._ledger.commit(turn)
@@ -551,12 +589,12 @@ class Driver:
         if waiting is not None:  # a stream's items keep their order
             waiting.append(record)
             return
+        if isinstance(record, Notified) and self._is_too_large(invocation, record.outcome):
+            record = _unrecordable(record, _too_large(self._settings.invocation_bytes_max))
         try:
             self._ledger.commit(record)
         except (RecordTooLarge, Unrecordable) as error:
-            command = getattr(record, "command", None) or 0
-            failure = failure_of(StepFailed(f"the step's result can't be recorded: {error}"))
-            self.record_of_step(invocation, Notified(record.at, record.id, command, Failed(failure)))
+            self.record_of_step(invocation, _unrecordable(record, error))
         except OutcomeUnknown:
             return  # the journal has failed, and the process stops
         except JournalFull:
@@ -636,6 +674,19 @@ def _unrecorded_invocation(record: Invoked) -> Invocation:
         invocation.begun_at = record.at
     invocation.deliveries.append(Delivery(record.at, START))
     return invocation
+
+
+def _unrecordable(record: Notified | Attempted | Paused, why: Exception) -> Notified:
+    command = getattr(record, "command", None) or 0
+    failure = failure_of(StepFailed(f"the step's result can't be recorded: {why}"))
+    return Notified(record.at, record.id, command, Failed(failure))
+
+
+def _too_large(limit: int) -> Exception:
+    return RuntimeError(
+        f"the invocation would hold more than {limit} bytes of results, signals and arguments, which is the limit; "
+        "keep large values elsewhere and pass on where they are, or send a message to a successor and end"
+    )
 
 
 def _too_long(limit: int) -> Exception:

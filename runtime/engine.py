@@ -112,7 +112,7 @@ class Engine:
         self._store = store
         self._tracer = tracer
         self._ledger = Ledger(self.kernel, journal, tracer)
-        began_us = clock.now_us() if self._ledger.last_lsn else None
+        began_us = clock.steady_us() if self._ledger.last_lsn else None
         limiter = Limiter(self.kernel, registry, settings, clock, began_us)
         self.limiter = limiter if limiter.limits_anything else None
         jitter = Random(entropy(identity.SEED_BYTES))

@@ -96,6 +96,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     `stream`: its handler yields; `items` so far, each a row of its own, and `readers` are those of the waiters that get
     them.
     `begun_at`: when it got its key; of what belongs to a trace alone.
+    `held_bytes`: what it did, was given and may have to put back, about; all of it is one row.
     """
 
     id: str
@@ -137,6 +138,7 @@ class Invocation(Struct, eq=False, omit_defaults=True):
     order: int = 0
     trace: Trace | None = None
     begun_at: int | None = None
+    held_bytes: int = 0
 
     def __repr__(self) -> str:
         return f"<{self.target} {self.id}>"

@@ -76,6 +76,8 @@ from .records import (
     Turn,
     Unplanned,
     Yield,
+    size_of,
+    size_of_turn,
 )
 from .store import StoreWriter
 from .timers import EXPIRY, JOIN_MAILBOX, RETRY, WAKE, Timers
@@ -168,6 +170,15 @@ class Kernel:
         row = self._rows.get(rows.schedule_row(id))
         return None if row is None else rows.unpack_schedule(row)
 
+    def bytes_before(self, invocation: Invocation, turn: Turn) -> int:
+        """How much of Lists and Maps is to be kept if `turn` is applied, so that it can be put back."""
+        known = {} if invocation.history is None else invocation.history.before_entries
+        return sum(
+            len(self.entry_of(invocation.service, invocation.key, field, name) or b"")
+            for field, name, _ in turn.entries
+            if name not in known.get(field, ())
+        )
+
     def overdue(self, now: int) -> Iterator[Invocation]:
         """What was due by `now` when the store was written last, and wasn't in memory: in it from here on."""
         if self.counts.frozen_at:
@@ -243,7 +254,7 @@ class Kernel:
         invocation.consumed = record.consumed
         invocation.last_turn = record.number
         invocation.failing = False
-        if invocation.attempts:
+        if invocation.attempts or invocation.next_attempt_at is not None:  # in a recovery, of one that is over
             invocation.attempts = invocation.deaths = 0
             self._clear_backoff(invocation)
         if record.writes or record.lengths or record.entries or record.version is not None:
@@ -255,6 +266,7 @@ class Kernel:
             if not turns:
                 self.counts.begun(invocation, 1)
             turns[record.number] = record
+            invocation.held_bytes += size_of_turn(record)
         else:
             self._end(invocation, record.outcome, record.at)
 
@@ -271,6 +283,7 @@ class Kernel:
                 self.timers.clear(record.id, record.command)  # live it is taken out already, in a recovery it is not
         if invocation.awakeables is not None and record.command in invocation.awakeables:
             invocation.awakeables[record.command] = record.outcome
+            invocation.held_bytes += size_of(record.outcome)
         invocation.attempts = invocation.deaths = 0
         self._deliver(invocation, Delivery(record.at, record.command, record.outcome, record.more))
 
@@ -279,6 +292,7 @@ class Kernel:
         if step is not None and type(record.outcome) is Success:
             step.items.append(record.outcome.value)
             step.attempts = 0
+            invocation.held_bytes += size_of(record.outcome)
 
     def _signalled(self, record: Signalled) -> None:
         invocation = self._invocations.change(record.id)
@@ -499,6 +513,7 @@ class Kernel:
     def _receive(self, invocation: Invocation, command: Receive, at: int) -> None:
         history = invocation.the_history()
         if values := history.received.get(command.name):
+            invocation.held_bytes -= size_of(values[0])
             self._deliver(invocation, Delivery(at, command.index, values.pop(0)))
         else:
             history.receivers.setdefault(command.name, []).append(command.index)
@@ -558,6 +573,7 @@ class Kernel:
             self._deliver(invocation, Delivery(at, receivers.pop(0), outcome))
         else:
             history.received.setdefault(name, []).append(outcome)
+            invocation.held_bytes += size_of(outcome)
 
     def _look_through(self, waiters: list[tuple[str, int]]) -> None:
         """Those that have ended don't wait any more.  Looked for whenever there are twice as many as the last time."""
@@ -660,6 +676,7 @@ class Kernel:
 
     def _deliver(self, invocation: Invocation, delivery: Delivery) -> None:
         invocation.deliveries.append(delivery)
+        invocation.held_bytes += size_of(delivery.outcome)
         self.wake(invocation)
 
     def wake(self, invocation: Invocation) -> None:
@@ -728,7 +745,8 @@ class Kernel:
             if history is not None:
                 before = history.before_entries.setdefault(field, {})
                 if name not in before:
-                    before[name] = self._entries.get(prefix + name)
+                    value_before = before[name] = self._entries.get(prefix + name)
+                    invocation.held_bytes += len(name) + len(value_before or b"")
             self._entries.put(prefix + name, value)
         for field, length in record.lengths.items():
             if history is not None:
@@ -831,6 +849,7 @@ class Kernel:
             if (other := self._invocations.change(id)) is not None and not other.ended:
                 other.remove_waiter(invocation.id, command)
         invocation.history = None
+        invocation.held_bytes = 0
 
     def _give(self, waiter: Invocation | None, delivery: Delivery) -> None:
         if waiter is None or waiter.ended:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from perdure.objects.definitions import Kind, ServiceDefinition
 from perdure.objects.limits import PRIORITY_HEADER
 
-from .clock import Alarm, Clock
+from .clock import Alarm, Clock, SteadyTime
 from .fair_queue import BEGUN, HIGH, LOW, NORMAL, Line, Places
 from .invocations import SCHEDULE_HEADER, Invocation
 from .kernel import Kernel
@@ -51,10 +51,11 @@ class _Lane:
         self.refused = 0
         self.refused_by_key = 0
 
-    def views(self, now: int, waiting_for_keys: int) -> Iterator[LimitView]:
+    def views(self, clock: Clock, waiting_for_keys: int) -> Iterator[LimitView]:
         service = self.service.name
         if self.all is not None:
-            rate, free_at = self.all.rate, self.all.free_at("", ahead=len(self.line))
+            rate = self.all.rate
+            wait_us = self.all.free_at("", ahead=len(self.line)) - clock.steady_us()
             yield LimitView(
                 service=service,
                 kind="rate",
@@ -63,7 +64,7 @@ class _Lane:
                 burst=rate.at_once,
                 waiting=len(self.line),
                 refused=self.refused,
-                next_free_at=free_at if free_at > now else None,
+                next_free_at=clock.now_us() + wait_us if wait_us > 0 else None,
             )
         if self.by_key is not None:
             rate = self.by_key.rate
@@ -88,7 +89,7 @@ class TooFast(NamedTuple):
 
 
 class Limiter:
-    """`began_us`: when the process began to go on with what an earlier one left; None if there was nothing."""
+    """`began_us`: when, in steady time, it began to go on with what another left; None if there was nothing."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Limiter:
         self._kernel = kernel
         self.on_free: Callable[[], None] = _nothing
         self._clock = clock
+        self._steady = SteadyTime(clock)  # of the rates: none waits until a clock is where it was when it was ahead
         services = registry.services
         running = {name: cap for name, one in services.items() if (cap := one.limits.running) is not None}
         steps = {name: cap for name, one in services.items() if (cap := one.limits.steps) is not None}
@@ -199,7 +201,7 @@ class Limiter:
                 if (cap := places.of_class.get(name)) is not None:
                     held, waiting = places.held(name), places.waiting(name)
                     views.append(LimitView(service=name, kind=kind, capacity=cap, in_use=held, waiting=waiting))
-            views += lane.views(self._clock.now_us(), sum(one.service == name for one in self._wait_for_key.values()))
+            views += lane.views(self._clock, sum(one.service == name for one in self._wait_for_key.values()))
         return views
 
     @property
@@ -229,7 +231,7 @@ class Limiter:
         lane = self._lanes.get(service)
         if lane is None or not lane.rated:
             return None
-        now = self._clock.now_us()
+        now = self._steady.now_us()
         if lane.by_key is not None and (free_at := lane.by_key.free_at(key)) > now:
             lane.refused_by_key += 1
             return TooFast(str(lane.by_key.rate), True, _whole_seconds(free_at - now))
@@ -242,7 +244,7 @@ class Limiter:
         """One from outside is accepted."""
         lane = self._lanes.get(service)
         if lane is not None:
-            now = self._clock.now_us()
+            now = self._steady.now_us()
             if lane.by_key is not None:
                 lane.by_key.take(key, now)
             if lane.all is not None:
@@ -250,7 +252,7 @@ class Limiter:
 
     def _has_paid(self, lane: _Lane, invocation: Invocation) -> bool:
         """False if it has to wait: for its key's rate first, in order, each at a time of its own; then the class's."""
-        id, now = invocation.id, self._clock.now_us()
+        id, now = invocation.id, self._steady.now_us()
         if id in self._paid or not _pays_when_it_begins(invocation):
             return True
         if id in self._wait_for_key or id in lane.line:
@@ -260,7 +262,7 @@ class Limiter:
             lane.by_key.take(invocation.key, now)
             if free_at > now:
                 self._wait_for_key[id] = invocation
-                self._clock.call_at(free_at, lambda: self._key_is_free(lane, id, free_at))
+                self._steady.call_at(free_at, lambda: self._key_is_free(lane, id, free_at))
                 return False
         return self._pays_class(lane, invocation)
 
@@ -268,15 +270,15 @@ class Limiter:
         invocation = self._wait_for_key.get(id)
         if invocation is None or self._closed:
             return
-        if self._clock.now_us() < at:  # a clock naps no longer than a minute
-            self._clock.call_at(at, lambda: self._key_is_free(lane, id, at))
+        if self._steady.now_us() < at:  # a clock naps no longer than a minute
+            self._steady.call_at(at, lambda: self._key_is_free(lane, id, at))
             return
         del self._wait_for_key[id]
         if self._pays_class(lane, invocation):
             self._go_on(id, invocation)
 
     def _pays_class(self, lane: _Lane, invocation: Invocation) -> bool:
-        now = self._clock.now_us()
+        now = self._steady.now_us()
         if lane.all is None or (not lane.line and lane.all.free_at("") <= now):
             if lane.all is not None:
                 lane.all.take("", now)
@@ -295,9 +297,9 @@ class Limiter:
         if self._closed:
             return
         while lane.line:
-            now, free_at = self._clock.now_us(), lane.all.free_at("")
+            now, free_at = self._steady.now_us(), lane.all.free_at("")
             if free_at > now:
-                lane.alarm = self._clock.call_at(free_at, lambda: self._ring(lane))
+                lane.alarm = self._steady.call_at(free_at, lambda: self._ring(lane))
                 return
             id, invocation = lane.line.pop()
             lane.all.take("", now)

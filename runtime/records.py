@@ -451,6 +451,35 @@ Record: TypeAlias = (
     | Begun
 )
 
+_COMMAND_BYTES = 64
+_OUTCOME_BYTES = 32
+
+
+def size_of(outcome: Outcome | None) -> int:
+    """How many bytes it takes up, about."""
+    if outcome is None:
+        return 0
+    return _OUTCOME_BYTES + len(outcome.value if isinstance(outcome, Success) else outcome.failure.message)
+
+
+def size_of_turn(turn: Turn) -> int:
+    """How many bytes it takes up, about."""
+    size = sum(map(len, turn.writes.values())) + sum(len(value or b"") for value in turn.reads.values())
+    size += sum(len(name) + len(value or b"") for _, name, value in turn.entries)
+    for command in turn.commands:
+        size += _COMMAND_BYTES
+        match command:
+            case Call() | Send() | Run():
+                size += len(command.arguments)
+            case Complete() | Signal() | CompletePromise() | PeekPromise():
+                size += size_of(command.outcome)
+            case Yield():
+                size += len(command.value)
+            case _:
+                pass
+    return size
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 

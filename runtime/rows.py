@@ -156,7 +156,9 @@ def agenda_row(invocation: Invocation, now: int) -> bytes:
     if invocation.status is Status.ENDED:
         at = invocation.ended_at or 0
         return ended_prefix(invocation.family) + at.to_bytes(8) + invocation.id.encode()
-    due = 0 if invocation.runnable else invocation.next_alarm
+    # What has a step that may be at work is looked at by the next start, paused or backing off as it may be: where the
+    # slots are lost, nothing else tells that the step may have begun.
+    due = 0 if invocation.runnable or invocation.has_steps_to_run else invocation.next_alarm
     if due is None:
         return b""
     return due_row(place_of(invocation, due and max(due, now)))

@@ -115,7 +115,7 @@ class ScheduleOperations:
         if state.paused is paused:
             return self._ledger.synced(self._ledger.last_lsn)
         now = self._clock.now_us()
-        after = state.after if paused else max(state.after, now)
+        after = state.after if paused else definition.missed_until(state.after, now)
         done = self._done(Planned(now, id, state.ticks, after, paused))
         self._schedules.plan_anew(definition)
         return done

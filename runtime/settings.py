@@ -75,6 +75,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Recorded entries of one invocation. Each is replayed after a restart: at about 10 µs, half a second.
     The message says to start a successor (`self.next.send(…)`)."""
 
+    invocation_bytes_max: Annotated[int, Meta(ge=1, le=512_000_000)] = 256_000_000
+    """What one invocation may hold before it ends: results, signals and items that it was given, arguments that it
+    passed on, values that it may have to put back. It is one row of the store, which can have a thousand million bytes
+    and is written anew by each checkpoint that finds it changed. A signal beyond is refused, a step's result is a
+    failure, and a turn is refused as one with too many entries is."""
+
     call_depth_max: Count = 1_000
     """Handlers waiting for handlers. Unbounded recursion is an error, and each level holds its key."""
 

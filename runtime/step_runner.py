@@ -34,7 +34,7 @@ class StepOwner(Protocol):
     def step_ended(self, id: StepId, value: bytes) -> None: ...
     def step_failed(self, id: StepId, error: BaseException) -> None: ...
     def step_left(self, id: StepId) -> None:
-        """An attempt that nobody wants any more has ended."""
+        """An attempt that nobody wants any more, or the thread of one that timed out, has ended."""
         ...
 
 
@@ -143,9 +143,9 @@ class StepRunner:
                 step.task.add_done_callback(lambda _: self._left(step, None))
             step.cancel()
 
-    def leaving(self, invocation: str) -> list[asyncio.Task[None]]:
-        """What runs on although its invocation has ended."""
-        return [step.task for step in self._leaving if step.id[0] == invocation and step.task is not None]
+    def leaving(self, invocation: str) -> bool:
+        """Whether something of it runs on that nobody waits for."""
+        return any(step.id[0] == invocation for step in self._leaving)
 
     async def stop(self, grace_seconds: float) -> None:
         """Lets running attempts end, at most `grace_seconds`, then cancels them.  Threads are left to the process."""
@@ -227,7 +227,10 @@ class StepRunner:
     def _failed(self, step: RunningStep, error: BaseException) -> None:
         if self._wanted(step):
             self._over(step)
-            step.stop_requested = True  # a thread that timed out may still be running
+            step.stop_requested = True
+            if step.thread is not None and not step.thread.done():  # it timed out, and runs on
+                self._leaving.add(step)
+                step.thread.add_done_callback(lambda done: self._left(step, done.exception()))
             self._owner.step_failed(step.id, error)
 
 

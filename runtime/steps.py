@@ -107,6 +107,7 @@ class Steps:
             for command, state in invocation.history.steps.items():
                 if state.next_attempt_at is None or state.next_attempt_at <= now:
                     self._cut_off[invocation.id, command] = math.inf
+                    self._slots.step_started((invocation.id, command), 1)  # until what becomes of it is synced
 
     def update(self, invocation: Invocation, execution: Execution) -> None:
         """Starts what the handler waits for and nobody runs, and stops what it doesn't wait for any more."""
@@ -254,15 +255,13 @@ class Steps:
         self._notify(id, Success(item), more=True)
 
     def step_ended(self, id: StepId, value: bytes) -> None:
-        if self._limiter is not None:
-            self._limiter.step_over(id)
+        self._give_place_back(id)
         self._forget(*id)
         self._notify(id, Success(value))
         self._release_when_synced(id)
 
     def step_failed(self, id: StepId, error: BaseException) -> None:
-        if self._limiter is not None:
-            self._limiter.step_over(id)
+        self._give_place_back(id)
         call = self._forget(*id)
         invocation = self._kernel.find(id[0])
         state = None if invocation is None else _open_step(invocation, id[1])
@@ -276,12 +275,16 @@ class Steps:
         self._release_when_synced(id)
 
     def step_left(self, id: StepId) -> None:
-        if self._limiter is not None:
-            self._limiter.step_over(id)
+        self._give_place_back(id)
         invocation = self._ended.get(id[0])
         if invocation is not None and not self._runner.leaving(id[0]):
             del self._ended[id[0]]
             self._recorder.key_is_free(invocation)
+
+    def _give_place_back(self, id: StepId) -> None:
+        """Unless the thread of an attempt that timed out runs on, or the next attempt does, in the same place."""
+        if self._limiter is not None and not self._runner.runs(id):
+            self._limiter.step_over(id)
 
     # --- what is recorded -----------------------------------------------------------------------------------------
 

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import NamedTuple
 
 RETRY = -1
 JOIN_MAILBOX = -2
 WAKE = -3
 EXPIRY = -4
+
+
+class Timer(NamedTuple):
+    """In the order in which they fire. `number`: in which they were set."""
+
+    due: int
+    order: int
+    number: int
+    id: str
+    command: int
 
 
 class Timers:
@@ -25,7 +36,7 @@ class Timers:
     __slots__ = ("_count", "_heap", "_live")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, str, int]] = []
+        self._heap: list[Timer] = []
         self._live: dict[tuple[str, int], int] = {}
         self._count = 0
 
@@ -35,7 +46,7 @@ class Timers:
     def set(self, due: int, id: str, command: int, order: int = 0) -> None:
         self._count += 1
         self._live[id, command] = self._count
-        heapq.heappush(self._heap, (due, order, self._count, id, command))
+        heapq.heappush(self._heap, Timer(due, order, self._count, id, command))
 
     def clear(self, id: str, command: int) -> None:
         self._live.pop((id, command), None)
@@ -44,25 +55,30 @@ class Timers:
 
     def next_due(self) -> int | None:
         self._skip_cleared()
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0].due if self._heap else None
 
     def next_id(self) -> str:
         """Whose it is that `next_due` told of."""
-        return self._heap[0][3]
+        return self._heap[0].id
 
-    def due(self, now: int) -> Iterator[tuple[str, int]]:
+    def put_back(self, timer: Timer) -> None:
+        """One that `due` gave: it has its place again."""
+        self._live[timer.id, timer.command] = timer.number
+        heapq.heappush(self._heap, timer)
+
+    def due(self, now: int) -> Iterator[Timer]:
         """Takes out what is due at `now`, one by one; the caller may set and clear meanwhile."""
         while (due := self.next_due()) is not None and due <= now:
-            *_, id, command = heapq.heappop(self._heap)
-            del self._live[id, command]
-            yield id, command
+            timer = heapq.heappop(self._heap)
+            del self._live[timer.id, timer.command]
+            yield timer
 
     def _skip_cleared(self) -> None:
         heap = self._heap
-        while heap and self._live.get((heap[0][3], heap[0][4])) != heap[0][2]:
+        while heap and self._live.get((heap[0].id, heap[0].command)) != heap[0].number:
             heapq.heappop(heap)
 
     def _compact(self) -> None:
         """Timeouts that were cancelled, mostly: they must not stay in memory until they would have been due."""
-        self._heap = [entry for entry in self._heap if self._live.get((entry[3], entry[4])) == entry[2]]
+        self._heap = [entry for entry in self._heap if self._live.get((entry.id, entry.command)) == entry.number]
         heapq.heapify(self._heap)

@@ -491,3 +491,32 @@ async def test_a_put_back_is_recorded(worlds: Worlds) -> None:
     assert world.state("Account", "a") == {"balance": 100}
     assert world.state("Account", "b") == {"balance": 100}
     assert world.engine.kernel.counts.queued == 0
+
+
+class Knot(VirtualObject):
+    @handler
+    async def waits_for_what_is_delayed(self, other: str) -> str:
+        return await self.ctx.ref(Knot, other).done.send_after(10).attach()
+
+    @handler
+    async def calls(self, other: str) -> str:
+        try:
+            return await self.ctx.ref(Knot, other).done()
+        except DeadlockError as error:
+            return str(error)
+
+    @handler
+    async def done(self) -> str:
+        return "done"
+
+
+async def test_a_message_that_is_not_due_yet_will_wait_for_its_key_too(worlds: Worlds) -> None:
+    """Once it is due nobody asks any more: who calls now has to be told now."""
+    world = await worlds(Knot).start()
+    a = world.submit("Knot/a/waits_for_what_is_delayed", "b", idempotency_key="a")
+    await world.settle()
+    b = world.submit("Knot/b/calls", "a", idempotency_key="b")
+    await world.advance(60)
+
+    assert "deadlock: Knot/b/calls would wait for Knot/a/done" in str(world.invocation(b).outcome)
+    assert world.invocation(a).outcome == Success(b'"done"')

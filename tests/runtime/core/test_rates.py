@@ -339,3 +339,18 @@ def test_never_more_than_the_rate_in_any_window(count: int, per: float, burst: i
             taken += 1
         assert taken <= (burst or count) + at_us / 1e6 * count / per + 1e-6
     assert taken >= min(200, (burst or count) + int(200 * step_us / 1e6 * count / per) - 2)
+
+
+async def test_a_clock_that_was_ahead_for_a_moment_closes_no_door(worlds: Worlds) -> None:
+    """An hour, and set back: nobody waits for that hour, outside or inside."""
+    world = await worlds(Mail, Office, Bell).start()
+    await world.advance(3_600)
+    assert len(await world.call("Bell/a/ring")) == 1
+    world.clock._now_us -= 3_600_000_000  # pyright: ignore[reportPrivateUsage]
+
+    for rung in range(2, 6):
+        await world.advance(10)
+        assert len(await world.call("Bell/a/ring")) == rung
+    await world.call("Office/o/post_all", ["a", "b", "c", "d"])
+    await world.advance(60)
+    assert len(posted(world)) == 4

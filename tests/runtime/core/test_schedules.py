@@ -585,3 +585,24 @@ async def test_the_store_alone_remembers(worlds: Worlds) -> None:
     await world.start()
 
     assert view(world).paused
+
+
+async def test_a_tick_whose_jitter_is_not_over_outlives_a_pause(worlds: Worlds) -> None:
+    """Resumed before it was to fire, it fires then."""
+    job = clerk(every(HOUR, name="hourly", key="a", jitter=3_000))
+    world = await worlds(job).start()
+    at, before = None, 0
+    while at is None:
+        await world.advance(60)
+        at = world.engine.schedules.describe("Job/note/hourly").next_at
+        before = at - at % 3_600_000_000 if at else 0
+        if at is None or not before < world.clock.now_us() < at:
+            at = None
+
+    await world.engine.schedules.pause("Job/note/hourly")
+    await world.engine.schedules.resume("Job/note/hourly")
+
+    assert world.engine.schedules.describe("Job/note/hourly").next_at == at
+    so_far = len(heard(world))
+    await world.advance((at - world.clock.now_us()) / 1e6 + 1)
+    assert len(heard(world)) == so_far + 1

@@ -398,7 +398,7 @@ def test_the_heap_against_a_list() -> None:
         else:
             now += draw.randrange(30)
             expected = sorted((order, key) for key, order in model.items() if order[0] <= now)
-            assert [*timers.due(now)] == [key for _, key in expected], SEED
+            assert [(timer.id, timer.command) for timer in timers.due(now)] == [key for _, key in expected], SEED
             for _, key in expected:
                 del model[key]
         assert len(timers) == len(model)

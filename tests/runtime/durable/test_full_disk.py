@@ -105,3 +105,28 @@ async def test_items_that_find_no_room_keep_their_order(worlds: Worlds, refusals
     await world.advance(30)
 
     assert await world.result(id) == [0, 1, 2, 3, 4, 5]
+
+
+class Diary(VirtualObject):
+    noted: list[str]
+
+    @handler
+    async def note(self, what: str) -> None:
+        self.noted.append(what)
+
+    @handler
+    async def plans(self) -> None:
+        for what in ("first", "second", "third"):
+            self.ctx.ref(Diary, "later").note.send_after(1, what)
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3, 9])
+async def test_delayed_messages_that_find_no_room_keep_their_order(worlds: Worlds, refusals: int) -> None:
+    journal = FullJournal()
+    world = await worlds(Diary, journal=journal).start()
+    await world.send(world.ref(Diary, "a").plans)
+    journal.refusals = refusals
+
+    await world.advance(30)
+
+    assert world.fields("Diary", "later")["noted"] == b'["first","second","third"]'

@@ -16,7 +16,7 @@ import pytest
 from msgspec import Struct
 from structlog.typing import EventDict
 
-from perdure.objects import RetryPolicy, StepFailed, TerminalError, VirtualObject, current_step, handler, step
+from perdure.objects import Limits, RetryPolicy, StepFailed, TerminalError, VirtualObject, current_step, handler, step
 from perdure.runtime import ManualClock
 from perdure.runtime.admission import Request
 from perdure.runtime.engine import Engine
@@ -24,6 +24,7 @@ from perdure.runtime.records import Attempted, Notified, decode
 from perdure.runtime.registry import Registry
 from perdure.runtime.settings import Settings
 from perdure.runtime.slots import Slots
+from perdure.runtime.store import MemoryStore
 from tests.runtime.kept_journal import KeptJournal
 
 if TYPE_CHECKING:
@@ -435,6 +436,63 @@ async def test_a_thread_that_timed_out_sees_that_nobody_waits(worlds: Worlds) ->
     assert Outside.cancelled == ["a True"]
 
 
+class Narrow(VirtualObject, limits=Limits(steps=1)):
+    @handler
+    async def run(self, name: str) -> str:
+        try:
+            await self.ctx.run(too_slow_in_a_thread, name)
+        except TerminalError as error:
+            return type(error).__name__
+        return "in time"
+
+
+async def test_a_thread_that_timed_out_keeps_its_key_and_its_place_until_it_ends(worlds: Worlds) -> None:
+    """As one that was cancelled: it may still be talking to the world outside on the key's behalf."""
+    world = await worlds(Narrow).start()
+    first = await world.send(world.ref(Narrow, "k").run, "a")
+    behind = await world.send(world.ref(Narrow, "k").run, "b")
+    beside = await world.send(world.ref(Narrow, "other").run, "c")
+
+    await world.until(lambda: world.invocation(first).ended)
+    await world.advance(9)
+    assert await world.result(first) == "StepFailed"
+    assert [*Outside.attempts] == ["a"]
+
+    Outside.thread_gate.set()
+    await world.until(lambda: world.invocation(behind).ended and world.invocation(beside).ended)
+    assert sorted(Outside.attempts) == ["a", "b", "c"]
+
+
+async def test_the_next_attempt_does_not_wait_for_a_thread_that_hangs(worlds: Worlds) -> None:
+    """That is what a timeout is for; both are in the one place that the step has."""
+    world = await worlds(Hanging).start()
+    id = await world.send(world.ref(Hanging, "k").run)
+    await world.until(lambda: "Attempted" in world.kinds())
+    await world.advance(1)
+
+    await world.until(lambda: world.invocation(id).ended)
+    assert await world.result(id) == "a done"
+    other = await world.send(world.ref(Hanging, "other").run)
+    assert not world.invocation(other).ended, "the thread of the first attempt has the place"
+
+    Outside.thread_gate.set()
+    await world.until(lambda: world.invocation(other).ended)
+
+
+@step(timeout=0.05, retry=RetryPolicy(first_delay=1, jitter=0))
+def hangs_once(name: str) -> str:
+    seen(name)
+    if len(Outside.attempts[name]) == 1:
+        Outside.thread_gate.wait(10)
+    return f"{name} done"
+
+
+class Hanging(VirtualObject, limits=Limits(steps=1)):
+    @handler
+    async def run(self) -> str:
+        return await self.ctx.run(hangs_once, "a")
+
+
 @pytest.mark.parametrize("kind", ["once", "twice"])
 async def test_a_bounded_step_never_starts_more_often_than_allowed_whatever_crashes(worlds: Worlds, kind: str) -> None:
     """The attempt that a crash cut off counts: at-most-once is StepFailed, and never run again."""
@@ -451,6 +509,52 @@ async def test_a_bounded_step_never_starts_more_often_than_allowed_whatever_cras
     assert (await world.result(id))[0] == "StepFailed"
     assert "cut off by the end of the process" in (await world.result(id))[1]
     assert len(Outside.attempts["a"]) == allowed
+
+
+async def test_the_attempt_of_a_paused_handler_counts_after_a_loss_of_power(worlds: Worlds) -> None:
+    """What had started can't be told then, so it may have; also of one that nothing calls back to memory."""
+    world = await worlds(Job).start()
+    id = await world.send(world.ref(Job, "j").reports, "once")
+    assert Outside.attempts["a"] == [1]
+    await world.runtime.engine.operations.pause(id)
+
+    await world.restart()
+    await world.runtime.engine.operations.resume(id)
+
+    assert (await world.result(id))[0] == "StepFailed"
+    assert Outside.attempts["a"] == [1]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_after_a_loss_of_power_and_a_kill_an_attempt_still_counts(tmp_path: Path, paused: bool) -> None:
+    """Killed again before the step was looked at: its class was not served in between."""
+    store, clock, lives = MemoryStore(), ManualClock(), [KeptJournal()]
+    settings = Settings(checkpoint_records_max=1, checkpoint_changes_max=1, memory_bytes_max=1)
+
+    async def start(boot_id: bytes, cls: type = Job) -> Engine:
+        slots = Slots(tmp_path / f"{len(lives)}", lambda: boot_id)
+        return await Engine.open(Registry([cls]), lives[-1], settings, clock, slots=slots, store=store)
+
+    async def kill(engine: Engine) -> None:
+        """The next life finds the slots as they are now."""
+        shutil.copy(tmp_path / f"{len(lives)}", tmp_path / f"{len(lives) + 1}")
+        lives.append(KeptJournal(lives[-1].records))
+        await engine.close()
+
+    engine = await start(b"before")
+    id = engine.submit(Request(service="Job", key="j", handler="reports", arguments=b'{"kind":"once"}', send=True)).id
+    await until(lambda: Outside.attempts["a"])
+    if paused:
+        await engine.operations.pause(id)
+    await kill(engine)
+    await kill(await start(b"after", Narrow))
+    engine = await start(b"after")
+    if paused:
+        await engine.operations.resume(id)
+    await until(lambda: (one := engine.kernel.find(id)) is not None and one.ended)
+
+    assert Outside.attempts["a"] == [1]
+    await engine.close()
 
 
 async def test_an_attempt_counts_until_what_it_ended_with_is_synced(tmp_path: Path, held_journal: HeldJournal) -> None:
