@@ -451,3 +451,28 @@ async def test_other_keys_are_not_held_up_by_one_that_fails(worlds: Worlds, weat
     await world.settle()
 
     assert await world.call("Plain/good/add", 1) == 1
+
+
+class Busy(VirtualObject):
+    @handler
+    async def goes_on(self) -> str:
+        """A timer fires while it backs off, and it waits again when it has made it."""
+        timer = asyncio.create_task(asyncio.sleep(1.01))
+        await asyncio.sleep(1)
+        Weather.try_it()
+        await timer
+        await asyncio.sleep(3_600)
+        return "done"
+
+
+async def test_a_backoff_that_is_over_is_over_after_a_crash_too(worlds: Worlds) -> None:
+    """Also where something had happened meanwhile, from which its attempts are counted anew."""
+    world = await worlds(Busy).start()
+    Weather.bad = 1
+    submission = world.submit("Busy/a/goes_on", send=True)
+    await world.advance(60)
+    assert Weather.tries == 2
+    assert world.invocation(submission).next_attempt_at is None
+
+    assert world.rebuilt_dump()["invocations"] == world.dump()["invocations"]
+    assert world.rebuilt_dump()["timers"] == world.dump()["timers"]
