@@ -89,6 +89,14 @@ KILLED: Final = Failed(Failure("Killed", "the invocation was killed", 409))
 UNKNOWN: Final = Failed(Failure("TerminalError", "no such invocation: unknown, or its retention time is over", 404))
 
 
+HELD_BYTES_MAX: Final = 900_000_000
+"""What is delivered beyond is a failure instead: the results of calls that were open together may be any amount, and a
+row of the store has 10**9 bytes at most.  No setting, since a recovery has to come to the same."""
+
+_TOO_MUCH: Final = Failed(
+    Failure("TerminalError", "the result came, but its caller holds as much as an invocation can: ask for less", 413)
+)
+
 _REMOVED_AT_ONCE: Final = 1_000
 
 _WAITERS_LOOKED_THROUGH: Final = 32
@@ -675,8 +683,12 @@ class Kernel:
             self._start(holder, at)
 
     def _deliver(self, invocation: Invocation, delivery: Delivery) -> None:
+        size = size_of(delivery.outcome)
+        if invocation.held_bytes + size > HELD_BYTES_MAX and type(delivery.outcome) is Success:
+            delivery = Delivery(delivery.at, delivery.command, _TOO_MUCH)
+            size = size_of(delivery.outcome)
         invocation.deliveries.append(delivery)
-        invocation.held_bytes += size_of(delivery.outcome)
+        invocation.held_bytes += size
         self.wake(invocation)
 
     def wake(self, invocation: Invocation) -> None:

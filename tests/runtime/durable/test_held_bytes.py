@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from perdure.objects import Map, StepFailed, VirtualObject, handler
-from perdure.runtime import Refused
+from perdure.runtime import Refused, kernel
 
 if TYPE_CHECKING:
     from tests.runtime.durable.conftest import World
@@ -49,6 +50,16 @@ class Hoard(VirtualObject):
 
     @handler
     async def takes(self, text: str) -> None: ...
+
+    @handler
+    async def asks_all(self) -> list[str]:
+        calls = [self.ctx.ref(Hoard, str(n)).gives() for n in range(10)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        return [f"{type(one).__name__} {getattr(one, 'status', len(str(one)))}" for one in results]
+
+    @handler
+    async def gives(self) -> str:
+        return "x" * 1_000
 
     @handler
     async def clears(self) -> str:
@@ -122,6 +133,21 @@ async def test_a_turn_that_would_hold_too_much_is_refused(worlds: Worlds, asks: 
     assert "5000 bytes" in str(world.view(id).last_failure)
     await world.restart()
     assert world.view(id).status == "paused"
+
+
+async def test_the_results_of_open_calls_are_failures_beyond_what_a_row_can_hold(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can't be refused, and whoever made them is not to be blamed."""
+    monkeypatch.setattr(kernel, "HELD_BYTES_MAX", 5_000)
+    world = await worlds(Hoard).start()
+    id = await world.send(world.ref(Hoard, "a").asks_all)
+    results = await world.result(id)
+    assert sorted(set(results)) == ["TerminalError 413", "str 1000"]
+    assert 1 <= results.count("str 1000") <= 4
+
+    await world.restart()
+    assert await world.result(id) == results
 
 
 async def test_what_was_held_is_counted_the_same_after_a_crash(worlds: Worlds) -> None:
