@@ -61,7 +61,8 @@ def step(
 ) -> Any:  # Any: the overloads say it
     """A copy of `fn` that carries how it is to be run as a step; calling it directly is the plain function.
 
-    `timeout` (seconds or timedelta) is for one attempt.
+    `timeout` (seconds or timedelta) is for one attempt.  The thread of a plain function can't be stopped, only asked
+    (`current_step().cancelled`): the next attempt doesn't wait for it, and may run beside it.
     """
     options = StepOptions(name, retry, optional_seconds_of(timeout, "step(timeout=…)"))
     if fn is None:
