@@ -270,7 +270,7 @@ def compared(life: Path) -> dict[str, Any]:
     """Whether the store with what came after it is what the whole journal makes."""
     records = asyncio.run(whole_journal(life))
     if not records:
-        return {"same": True, "trimmed": False}
+        return {"same": True, "records": 0, "trimmed": False}
     try:
         with offline.loaded(life / "data") as kernel:
             found, expected = dump(kernel), dump(rebuilt(records))
@@ -279,7 +279,7 @@ def compared(life: Path) -> dict[str, Any]:
     for each in (found, expected):
         for part in DIFFERENT_IN_TIME:
             each.pop(part)
-    return {"same": found == expected, "trimmed": any((life / "kept").iterdir())}
+    return {"same": found == expected, "records": len(records), "trimmed": any((life / "kept").iterdir())}
 
 
 def checked(life: Path, phase: str) -> dict[str, Any]:
